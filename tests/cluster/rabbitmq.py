@@ -24,6 +24,7 @@ USER = "maestro"
 BUILT_IN_EXCHANGES = {"", "amq.direct", "amq.fanout", "amq.headers", "amq.match", "amq.topic", "amq.rabbitmq.trace"}
 # In the chroot: where the instance's own folder is mounted.
 HOME = "/var/lib/rabbitmq"
+AS_RABBITMQ = ("setpriv", "--reuid=rabbitmq", "--regid=rabbitmq", "--clear-groups")
 
 
 class RabbitMQ:
@@ -164,7 +165,7 @@ class RabbitMQ:
     def rabbitmqctl(self, *arguments: str) -> str:
         """Run rabbitmqctl inside the broker's namespaces (1 to 2 seconds) and return what it prints."""
         command = f"cd / && exec rabbitmqctl --node {self.node} {shlex.join(arguments)}"
-        inside = ["chroot", "--userspec=rabbitmq:rabbitmq", str(self._root), *self._environment(), "sh", "-c", command]
+        inside = ["chroot", str(self._root), *AS_RABBITMQ, *self._environment(), "sh", "-c", command]
         return run(["nsenter", "--target", str(self._running_broker().pid), "--mount", "--pid", *inside])
 
     def close(self) -> None:
@@ -227,7 +228,8 @@ class RabbitMQ:
 
     def _argv(self) -> list[str]:
         root = shlex.quote(str(self._root))
-        start = shlex.join(["chroot", "--userspec=rabbitmq:rabbitmq", str(self._root), *self._environment()])
+        # Changing the user clears the death signal that `unshare --kill-child` has set: it is set anew after it.
+        start = shlex.join(["chroot", str(self._root), *AS_RABBITMQ, "--pdeathsig=KILL", *self._environment()])
         script = (
             f"set -e; mount --bind {shlex.quote(str(self.folder / 'home'))} {root}{HOME}; "
             f"mount --rbind /dev {root}/dev; mount -t proc proc {root}/proc; "
