@@ -43,3 +43,37 @@ lint: setup ## Format, lint, types, import layers, rendered CRDs
 .PHONY: test
 test: setup ## Every test: unit, integration, end to end on a real node
 	$(PY) -m pytest
+
+.PHONY: generate
+generate: setup build/bin/helm ## Render what is rendered: CRDs, the chart's copy of them, manifests/install.yaml
+	$(VENV)/bin/maestro crds
+	scripts/render-chart
+
+.PHONY: check-generated
+check-generated: generate ## Fail when something rendered differs from what is committed
+	git diff --exit-code -- crds charts manifests docs
+
+.PHONY: chart-lint
+chart-lint: build/bin/helm ## Helm's own lint, with each set of values that the tests use
+	helm lint --strict charts/maestro
+	helm lint --strict charts/maestro -f tests/e2e/values/postgresql.yaml
+
+build/bin/helm: | setup
+	$(PY) -m tests.cluster build
+
+.PHONY: images
+images: setup ## Build Maestro's image and the example's, and load them into the cluster
+	$(PY) -m tests.cluster load maestro example-video rabbitmq
+
+.PHONY: install
+install: cluster images ## Install or upgrade Maestro on the cluster
+	scripts/install-local
+
+.PHONY: demo
+demo: install ## The main job on a real cluster: films in, pictures out, one worker pod killed on the way
+	KUBECONFIG=$(CURDIR)/build/kubeconfig $(PY) manifests/examples/video/demo.py
+
+.PHONY: bench
+bench: setup ## Ratios against raw clients and peers, side by side in one run
+	$(PY) -m tests.performance.bench_dispatch
+	$(PY) -m tests.performance.bench_worker
