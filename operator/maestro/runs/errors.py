@@ -1,0 +1,73 @@
+"""What the run store can refuse, and what it says when it can't work at all."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+
+class StoreError(Exception):
+    """Root of everything that the run store raises."""
+
+
+class StoreUnavailable(StoreError):
+    """The database can't be used now (disk full, read-only, gone); nothing of the request was written.
+
+    The store recovers by itself: the next request tries again.
+    """
+
+
+class Refused(StoreError):
+    """A rule refuses the request; raised before anything was written."""
+
+
+class IdempotencyConflict(Refused):
+    """A known idempotency key came with another body (HTTP 422)."""
+
+    def __init__(self, key: str, run_id: UUID | None) -> None:
+        super().__init__(f"idempotency key {key!r} was used before with a different body")
+        self.key = key
+        self.run_id = run_id
+
+
+class Backlog(Refused):
+    """More Runs of the Automation wait than `run.maxPending` allows (HTTP 429). The whole list is refused."""
+
+    def __init__(self, automation: str, waiting: int, limit: int, retry_after: float = 30.0) -> None:
+        super().__init__(f"{waiting} Runs of {automation} wait already; run.maxPending is {limit}")
+        self.automation = automation
+        self.waiting = waiting
+        self.limit = limit
+        self.retry_after = retry_after
+        """Seconds after which another try makes sense."""
+
+
+class UnknownRun(Refused):
+    """No Run has this id."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"there is no Run {run_id}")
+        self.run_id = run_id
+
+
+class UnknownAutomation(Refused):
+    """No live registration has this key."""
+
+    def __init__(self, automation: object) -> None:
+        super().__init__(f"the run store knows no Automation {automation}")
+        self.automation = automation
+
+
+class NotEnded(Refused):
+    """A copy of a Run was asked for that hasn't ended yet (HTTP 409)."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(f"Run {run_id} has not ended yet; only an ended Run can be retried")
+        self.run_id = run_id
+
+
+class StaleEpoch(Refused):
+    """The caller is no longer the leader: a later epoch stands in the store. Nothing was written."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"epoch {epoch} is over: another leader has taken the store")
+        self.epoch = epoch
