@@ -1,0 +1,1 @@
+"""RabbitMQ: what should be there (topology), the management API, and the publisher."""
