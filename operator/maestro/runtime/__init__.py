@@ -1,0 +1,1 @@
+"""What every long-running part stands on: workqueue, controller, leader election, health, metrics, clock, logging."""

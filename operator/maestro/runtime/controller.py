@@ -1,0 +1,107 @@
+"""Workers that take keys from a queue and reconcile them, one worker for a key at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+from maestro.runtime import metrics
+from maestro.runtime.workqueue import ShutDown, WorkQueue
+
+log = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+Reconcile = Callable[[Key], Awaitable[float | None]]
+
+
+class Controller(Generic[Key]):
+    """Runs `reconcile(key)` for each key of a queue.
+
+    What `reconcile` returns is the time in seconds until the key is looked at again; None: not before something
+    happens. An exception is logged and brings the key back after its backoff.
+
+    Parameters
+    ----------
+    name
+        For logs and metrics.
+    workers
+        How many keys are worked on at the same time.
+    timeout
+        Seconds after which one reconcile is given up as failed.
+    expected
+        Exceptions that are told in one line, without a traceback: outages of what is reconciled against.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        queue: WorkQueue[Key],
+        reconcile: Reconcile[Key],
+        *,
+        workers: int = 4,
+        timeout: float = 120.0,
+        expected: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.name = name
+        self.queue = queue
+        self._reconcile = reconcile
+        self._workers = workers
+        self._timeout = timeout
+        self._expected = expected
+        self._seconds = metrics.RECONCILE_SECONDS.labels(controller=name)
+        self._running = metrics.RECONCILES_RUNNING.labels(controller=name)
+        self._ok = metrics.RECONCILES.labels(controller=name, result="ok")
+        self._error = metrics.RECONCILES.labels(controller=name, result="error")
+
+    async def run(self, stop: asyncio.Event, *, grace: float = 10.0) -> None:
+        """Work until `stop` is set; what is under way then may go on for `grace` seconds."""
+        workers = [
+            asyncio.create_task(self._work(), name=f"{self.name}-worker-{number}") for number in range(self._workers)
+        ]
+        stopped = asyncio.create_task(stop.wait(), name=f"{self.name}-stop")
+        try:
+            # A worker only ends by a mistake of its own: then the whole controller must not go on silently with fewer.
+            done, _ = await asyncio.wait([*workers, stopped], return_when=asyncio.FIRST_COMPLETED)
+            self.queue.shut_down()
+            for task in done - {stopped}:
+                task.result()
+            await asyncio.wait(workers, timeout=grace)
+        finally:
+            self.queue.shut_down()
+            for task in (*workers, stopped):
+                task.cancel()
+            await asyncio.gather(*workers, stopped, return_exceptions=True)
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                key = await self.queue.get()
+            except ShutDown:
+                return
+            await self._one(key)
+
+    async def _one(self, key: Key) -> None:
+        begun = time.monotonic()
+        failed = True
+        again: float | None = None
+        self._running.inc()
+        try:
+            async with asyncio.timeout(self._timeout):
+                again = await self._reconcile(key)
+            failed = False
+        except self._expected as error:
+            log.warning("%s: %s failed, will be tried again: %s", self.name, key, error)
+        except TimeoutError:
+            log.error("%s: %s didn't end within %g s, will be tried again", self.name, key, self._timeout)
+        except Exception:
+            log.exception("%s: %s failed, will be tried again", self.name, key)
+        finally:
+            self._running.dec()
+            self._seconds.observe(time.monotonic() - begun)
+            (self._error if failed else self._ok).inc()
+            self.queue.done(key, failed=failed)
+        if again is not None:
+            self.queue.add_after(key, again)
