@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.cluster.apiserver import ApiServer
 from tests.cluster.postgres import Postgres
 from tests.cluster.rabbitmq import RabbitMQ
 
@@ -20,4 +21,11 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL 15 of this test session's own, on 127.0.0.1; `with postgres.database() as url` for each test."""
     with Postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """A Kubernetes API server (etcd, API server, controllers, no node) of this test session's own, with the CRDs."""
+    with ApiServer() as server:
         yield server

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from tests.cluster.apiserver import ApiServer
 from tests.cluster.errors import ClusterError
 from tests.cluster.postgres import Postgres
 from tests.cluster.rabbitmq import RabbitMQ
@@ -30,6 +31,14 @@ def serve_postgres(_: argparse.Namespace) -> None:
         until_interrupted(server.log)
 
 
+def serve_apiserver(_: argparse.Namespace) -> None:
+    """Run an API server with the project's CRDs until Ctrl-C."""
+    with ApiServer() as server:
+        print(f"kubeconfig  {server.kubeconfig}")
+        print(f"audit log   {server.audit_log}")
+        until_interrupted(server.folder)
+
+
 def until_interrupted(log: object) -> None:
     """Sleep until SIGINT or SIGTERM."""
     print(f"log         {log}\nCtrl-C ends it and removes its data", flush=True)
@@ -40,6 +49,7 @@ def until_interrupted(log: object) -> None:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "apiserver": serve_apiserver,
     "rabbitmq": serve_rabbitmq,
     "postgres": serve_postgres,
 }
