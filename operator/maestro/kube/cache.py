@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from maestro.kube.kinds import Kind, ObjectKey
@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 Subscriber = Callable[[ObjectKey, Object | None], None]
+Observer = Callable[[ObjectKey, Object | None, Object | None], None]
 
 # How many deletions are remembered, so that a list or an event from before one can't bring its object back.
 REMEMBERED_DELETIONS = 10_000
@@ -27,26 +28,36 @@ def key_of(obj: Mapping[str, Any]) -> ObjectKey:
     return ObjectKey(str(meta.get("namespace") or ""), str(meta["name"]))
 
 
+def without_bookkeeping(obj: Object) -> Object:
+    """The same object with its `metadata.managedFields` taken out: often half of it, and read by nobody here."""
+    obj["metadata"].pop("managedFields", None)
+    return obj
+
+
 class ObjectCache:
     """The objects of one kind by namespace and name. For one event loop; hands out its own objects: don't change them.
 
-    Attributes
+    Parameters
     ----------
-    synced
-        Whether a whole list has been taken in since the start.
-    last_heard
-        When the API server was last heard (monotonic seconds); -inf before the first time.
+    namespaces
+        What it is fed from: each of these namespaces by itself, or (None) the whole cluster at once.
     """
 
-    def __init__(self, kind: Kind | None = None, *, clock: Monotonic = time.monotonic) -> None:
+    def __init__(
+        self,
+        kind: Kind | None = None,
+        *,
+        namespaces: Sequence[str] | None = None,
+        clock: Monotonic = time.monotonic,
+    ) -> None:
         self.kind = kind
-        self.synced = False
-        self.last_heard = float("-inf")
         self._clock = clock
+        self._heard: dict[str | None, float] = dict.fromkeys(namespaces or (None,), float("-inf"))
+        self._listed: set[str | None] = set()
         self._objects: dict[ObjectKey, Object] = {}
         self._by_namespace: dict[str, dict[str, Object]] = {}
-        self._deleted: OrderedDict[str, None] = OrderedDict()
-        self._subscribers: list[Subscriber] = []
+        self._deleted: OrderedDict[str, str | None] = OrderedDict()
+        self._observers: list[Observer] = []
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -55,6 +66,21 @@ class ObjectCache:
         return key in self._objects
 
     # -- reading
+
+    @property
+    def namespaces(self) -> list[str] | None:
+        """What the cache is fed from: each of these namespaces, or (None) the whole cluster at once."""
+        return None if None in self._heard else [scope for scope in self._heard if scope is not None]
+
+    @property
+    def synced(self) -> bool:
+        """Whether everything that feeds the cache has given it a whole list."""
+        return self._heard.keys() <= self._listed
+
+    @property
+    def last_heard(self) -> float:
+        """When the API server was last heard about every namespace (monotonic seconds); -inf before the first time."""
+        return min(self._heard.values())
 
     def get(self, namespace: str, name: str) -> Object | None:
         """The object of that name, or None."""
@@ -80,13 +106,19 @@ class ObjectCache:
 
     def subscribe(self, callback: Subscriber) -> None:
         """Call `callback(key, object)` after each change; the object is None when it is gone."""
-        self._subscribers.append(callback)
+        self._observers.append(lambda key, _, new: callback(key, new))
+
+    def observe(self, callback: Observer) -> None:
+        """Call `callback(key, old, new)` after each change; old is None for a new object, new for one that is gone."""
+        self._observers.append(callback)
 
     # -- feeding
 
-    def heard(self) -> None:
-        """Note that the API server has spoken, if only in a bookmark."""
-        self.last_heard = self._clock()
+    def heard(self, namespace: str | None = None) -> None:
+        """Note that the API server has spoken about a namespace (None: about all), if only in a bookmark."""
+        now = self._clock()
+        for scope in (namespace,) if namespace in self._heard else tuple(self._heard):
+            self._heard[scope] = now
 
     def upsert(self, obj: Object) -> bool:
         """Take in an object; whether that changed anything.
@@ -95,26 +127,31 @@ class ObjectCache:
         """
         key = key_of(obj)
         meta = obj["metadata"]
-        if meta.get("uid") in self._deleted:
-            return False
+        uid, version = meta.get("uid"), meta.get("resourceVersion")
+        if uid in self._deleted:
+            # What leaves a label selector is deleted for its watchers, and may come back: as a later version.
+            if not _newer(version, self._deleted[uid]):
+                return False
+            del self._deleted[uid]
         known = self._objects.get(key)
         if known is not None and not _supersedes(meta, known["metadata"]):
             return False
         self._objects[key] = obj
         self._by_namespace.setdefault(key.namespace, {})[key.name] = obj
-        self._changed(key, obj)
+        self._changed(key, known, obj)
         return True
 
-    def remove(self, namespace: str, name: str, *, uid: str | None = None) -> bool:
+    def remove(self, namespace: str, name: str, *, uid: str | None = None, resource_version: str | None = None) -> bool:
         """Take out an object; with `uid` only if it is that one. Whether it was there.
 
-        The uid can't come back: a list from before the deletion doesn't revive the object.
+        A list or an event from before the deletion (before `resource_version`, where it is known) doesn't bring the
+        object back.
         """
         key = ObjectKey(namespace, name)
         known = self._objects.get(key)
         gone = uid or (known or {}).get("metadata", {}).get("uid")
         if gone:
-            self._deleted[gone] = None
+            self._deleted[gone] = resource_version
             while len(self._deleted) > REMEMBERED_DELETIONS:
                 self._deleted.popitem(last=False)
         if known is None or (uid is not None and known["metadata"].get("uid") != uid):
@@ -156,26 +193,27 @@ class ObjectCache:
             self.upsert(obj)
         if pruned and self.kind is not None:
             metrics.CACHE_PRUNED.labels(kind=self.kind.kind).inc(len(pruned))
-        self.heard()
+        self._listed.update((namespace,) if namespace in self._heard else self._heard)
+        self.heard(namespace)
         return pruned
 
     def _drop(self, key: ObjectKey) -> None:
-        del self._objects[key]
+        old = self._objects.pop(key)
         siblings = self._by_namespace[key.namespace]
         del siblings[key.name]
         if not siblings:
             del self._by_namespace[key.namespace]
-        self._changed(key, None)
+        self._changed(key, old, None)
 
-    def _changed(self, key: ObjectKey, obj: Object | None) -> None:
+    def _changed(self, key: ObjectKey, old: Object | None, new: Object | None) -> None:
         if self.kind is not None:
             metrics.CACHE_OBJECTS.labels(kind=self.kind.kind).set(len(self._objects))
-        for callback in self._subscribers:
+        for callback in self._observers:
             try:
-                callback(key, obj)
+                callback(key, old, new)
             except Exception:
                 # One listener's mistake must not keep the object from the others.
-                log.exception("a subscriber of the cache failed at %s", key)
+                log.exception("an observer of the cache failed at %s", key)
 
 
 def _supersedes(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

@@ -163,6 +163,10 @@ class KubeClient:
             if not query["continue"]:
                 return objects, str(meta.get("resourceVersion", ""))
 
+    async def probe(self, kind: Kind, namespace: str | None = None, *, timeout: float | None = None) -> None:
+        """Ask for one object of a kind, whichever it is: returns when the API server answers, raises `KubeError`."""
+        await self._json("GET", kind.path(namespace), query={"limit": 1}, timeout=timeout)
+
     def watch(
         self,
         kind: Kind,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from kubernetes.aio import config
 from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import incluster_config
 from kubernetes.aio.config.config_exception import ConfigException
 
@@ -77,6 +79,16 @@ class Credentials:
         # Refreshes what an exec plugin or OIDC gave, where a kubeconfig says so.
         value = await self.configuration.get_api_key_with_prefix("BearerToken")
         return {"Authorization": value} if value else {}
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """A TLS context with the CA and the client certificate, as the client library makes it."""
+        context: ssl.SSLContext = RESTClientObject(self.configuration).ssl_context
+        return context
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy on the way to the API server, where a kubeconfig names one."""
+        return self.configuration.proxy or None
 
     def expire(self) -> bool:
         """Forget a token that was refused; whether there can be a fresh one."""

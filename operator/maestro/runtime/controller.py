@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from maestro.runtime import metrics
+from maestro.runtime.tasks import run_until
 from maestro.runtime.workqueue import ShutDown, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -58,22 +59,15 @@ class Controller(Generic[Key]):
 
     async def run(self, stop: asyncio.Event, *, grace: float = 10.0) -> None:
         """Work until `stop` is set; what is under way then may go on for `grace` seconds."""
-        workers = [
-            asyncio.create_task(self._work(), name=f"{self.name}-worker-{number}") for number in range(self._workers)
-        ]
-        stopped = asyncio.create_task(stop.wait(), name=f"{self.name}-stop")
         try:
-            # A worker only ends by a mistake of its own: then the whole controller must not go on silently with fewer.
-            done, _ = await asyncio.wait([*workers, stopped], return_when=asyncio.FIRST_COMPLETED)
-            self.queue.shut_down()
-            for task in done - {stopped}:
-                task.result()
-            await asyncio.wait(workers, timeout=grace)
+            await run_until(stop, *(self._work() for _ in range(self._workers)), self._shut_down(stop), grace=grace)
         finally:
             self.queue.shut_down()
-            for task in (*workers, stopped):
-                task.cancel()
-            await asyncio.gather(*workers, stopped, return_exceptions=True)
+
+    async def _shut_down(self, stop: asyncio.Event) -> None:
+        # Lets idle workers end at once, and busy ones after the key they have.
+        await stop.wait()
+        self.queue.shut_down()
 
     async def _work(self) -> None:
         while True:
