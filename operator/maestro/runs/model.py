@@ -92,7 +92,7 @@ def micros(seconds: float) -> int:
 
 
 class _RunIds:
-    """Makes UUIDv7: 48 bits of milliseconds, then a counter seeded at random, so that ids of one process never go back."""
+    """Makes UUIDv7: 48 bits of milliseconds, then random ones; ids of one process never go back."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -234,6 +234,15 @@ class Claimed:
     scheduled_time: datetime | None = None
     reprocessing: str | None = None
     traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRun:
+    """A Queued Run as the dispatcher's repair looks at it."""
+
+    seq: int
+    pub: int
+    queued_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
