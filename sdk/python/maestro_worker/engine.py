@@ -232,6 +232,7 @@ class Engine:
             self._api_away(error)
             return
         self._api_back()
+        self._take_gathered_events()  # a Stop that came meanwhile counts before a start's answer does
         request, self._request = self._request, []
         for item, answer in zip(request, answers, strict=True):
             item.answered(item, answer)

@@ -114,7 +114,9 @@ def _model(name: str, fields: dict[str, Any], extra: str) -> type[BaseModel]:
             fields[field] = (Annotated[annotation, default], ... if default.is_required() else default.get_default())
     config = ConfigDict(extra=cast(Any, extra), arbitrary_types_allowed=False, protected_namespaces=())
     try:
-        return create_model("Parameters", __config__=config, **fields)
+        model = create_model("Parameters", __config__=config, **fields)
+        model.model_json_schema()
+        return model
     except Exception as error:
         raise TypeError(f"{name}: a parameter's type can't be described by a JSON Schema: {error}") from error
 
