@@ -1,0 +1,120 @@
+"""Puts the API together: areas → table of endpoints → router, behind the gateway check and the guard."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from maestro.http import health, openapi
+from maestro.http.answers import encode
+from maestro.http.auth import Authenticator
+from maestro.http.automations import AutomationRoutes
+from maestro.http.directory import Catalog, Directory
+from maestro.http.endpoint import Answer, Endpoint, routes
+from maestro.http.errors import not_found
+from maestro.http.execute import Execute
+from maestro.http.gateway import Gateway, GatewayCheck, OpenGateway
+from maestro.http.guard import Guard
+from maestro.http.logs import LogRoutes
+from maestro.http.runs import RunAccess, RunRoutes
+from maestro.http.stats import StatsRoutes
+from maestro.http.views import RunViews
+from maestro.http.worker import WorkerRoutes
+from maestro.runs.store import RunStore
+from maestro.runtime.clock import Clock, utcnow
+from maestro.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the API works with.
+
+    Attributes
+    ----------
+    store
+        The run store.
+    catalog
+        The Automations, from memory.
+    authenticator
+        Who calls, and what they may.
+    settings
+        Used are `api_namespace` and `gateway_open`.
+    gateway
+        Which Solutions are blocked.
+    stopping
+        Set when the server is told to stop, so that log streams end.
+    """
+
+    store: RunStore
+    catalog: Catalog
+    authenticator: Authenticator
+    settings: Settings
+    gateway: Gateway = field(default_factory=OpenGateway)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    clock: Clock = utcnow
+
+
+def create_app(services: Services) -> ASGIApp:
+    """The whole API as one ASGI application."""
+    table = _endpoints(services)
+    router = Router(routes(table), redirect_slashes=False)
+    router.default = _nowhere
+    return _guarded(services, router)
+
+
+def create_gateway_app(services: Services) -> ASGIApp:
+    """Only the version 1.0.0 paths, for the port that older callers know."""
+    return _guarded(services, _nowhere)
+
+
+def _guarded(services: Services, app: ASGIApp) -> ASGIApp:
+    settings = services.settings
+    check = GatewayCheck(
+        app,
+        services.gateway,
+        services.authenticator,
+        settings.api_namespace,
+        needs_token=not settings.gateway_open,
+    )
+    return Guard(check)
+
+
+def _endpoints(services: Services) -> list[Endpoint]:
+    store, authenticator = services.store, services.authenticator
+    directory = Directory(store, services.catalog, services.settings.api_namespace)
+    access = RunAccess(store, authenticator)
+    views = RunViews(store, directory)
+    # The router looks at one path after the other: what is asked most stands first.
+    table = [
+        *WorkerRoutes(store, directory, authenticator).endpoints(),
+        *Execute(store, directory, authenticator).endpoints(),
+        *RunRoutes(store, directory, authenticator, access, views).endpoints(),
+        *LogRoutes(store, access, services.stopping).endpoints(),
+        *AutomationRoutes(services.catalog, directory, authenticator).endpoints(),
+        *StatsRoutes(store, authenticator, services.clock).endpoints(),
+        *health.endpoints(),
+    ]
+    return [*table, _document(table)]
+
+
+def _document(table: list[Endpoint]) -> Endpoint:
+    async def answer(request: Request) -> Response:
+        return Response(document, 200, None, "application/json")
+
+    schema = {"type": "object", "additionalProperties": True}
+    endpoint = Endpoint(
+        "GET", "/openapi.json", answer, "openapi", "This document", "nobody",
+        {200: Answer("The OpenAPI 3.1 document", schema)}, "health",
+    )  # fmt: skip
+    document = encode(openapi.document([*table, endpoint]))
+    return endpoint
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> NoReturn:
+    raise not_found("there is nothing at this path; /openapi.json lists what there is")

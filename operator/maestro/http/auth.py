@@ -1,0 +1,308 @@
+"""Who calls, and what they may do: people by Kubernetes token, workers by projected token or by the shared key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+
+from maestro.http.errors import HttpError, unavailable
+from maestro.http.ttlcache import TtlCache
+from maestro.kube.errors import KubeError
+from maestro.resources import GROUP
+
+log = logging.getLogger(__name__)
+
+POD_NAME = "authentication.kubernetes.io/pod-name"
+POD_UID = "authentication.kubernetes.io/pod-uid"
+API_KEY_HEADER = "x-worker-api-key"
+
+_CACHE_SIZE = 20_000
+_PERSON_SECONDS = 10.0
+_WORKER_SECONDS = 60.0
+_REFUSED_SECONDS = 5.0
+# While the API server is away a worker that was known goes on: refusing its heartbeats would end its leases.
+_WORKER_STALE_SECONDS = 900.0
+_MAX_TOKEN = 16 * 1024
+_REVIEWS_AT_ONCE = 16
+_TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")
+
+
+class Reviews(Protocol):
+    """What of the Kubernetes client the authenticator needs."""
+
+    async def token_review(self, token: str, audiences: tuple[str, ...] = ()) -> dict[str, Any]:
+        """A TokenReview, answered."""
+
+    async def subject_access_review(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """A SubjectAccessReview, answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The Automation at the end of a pod's chain of owners; the id is `<namespace>.<name>`."""
+
+    uid: str
+    automation_id: str
+
+
+class PodOwners(Protocol):
+    """Finds the Automation that a pod was made for."""
+
+    async def automation_of(self, namespace: str, pod: str, pod_uid: str) -> Owner | None:
+        """The Automation at the end of the pod's chain of owners; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A caller that the API server knows."""
+
+    username: str
+    uid: str
+    groups: tuple[str, ...]
+    extra: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker: its identity, and the one Automation it works for (None with the shared key: any)."""
+
+    identity: str
+    automation: Owner | None
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """A verb on a resource of the group, as RBAC knows it; an empty namespace or name means all."""
+
+    verb: str
+    resource: str
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        resource = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+        where = f" in namespace {self.namespace}" if self.namespace else " in all namespaces"
+        return f"{self.verb} {resource}{where}"
+
+
+class ApiKey:
+    """The key that workers outside share, in a file that may be replaced at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int] | None = None
+        self._digest: bytes | None = None
+
+    def matches(self, given: str) -> bool:
+        """Compare in constant time; False when the file is absent or empty."""
+        digest = self._current()
+        return digest is not None and hmac.compare_digest(digest, _digest(given))
+
+    def _current(self) -> bytes | None:
+        try:
+            stat = self._path.stat()
+            stamp = (stat.st_mtime_ns, stat.st_ino)
+            if stamp != self._stamp:
+                key = self._path.read_text(encoding="utf-8").strip()
+                self._stamp, self._digest = stamp, _digest(key) if key else None
+        except OSError:
+            self._stamp, self._digest = None, None
+        return self._digest
+
+
+class Authenticator:
+    """Answers who calls and whether they may; remembers answers for seconds, by a hash of the token.
+
+    Parameters
+    ----------
+    reviews
+        The API server's TokenReview and SubjectAccessReview.
+    owners
+        From a pod to its Automation.
+    audience
+        The audience that workers' tokens must have been made for.
+    api_key
+        The shared key of workers that have no such token; None: not accepted.
+    """
+
+    def __init__(self, reviews: Reviews, owners: PodOwners, *, audience: str, api_key: ApiKey | None = None) -> None:
+        self._reviews = reviews
+        self._owners = owners
+        self._audience = audience
+        self._api_key = api_key
+        self._gate = asyncio.Semaphore(_REVIEWS_AT_ONCE)
+        self._people: TtlCache[bytes, Person | None] = TtlCache(
+            _CACHE_SIZE, lambda person: _PERSON_SECONDS if person else _REFUSED_SECONDS
+        )
+        self._workers: TtlCache[bytes, Worker | HttpError] = TtlCache(
+            _CACHE_SIZE,
+            lambda worker: _WORKER_SECONDS if isinstance(worker, Worker) else _REFUSED_SECONDS,
+            stale_seconds=_WORKER_STALE_SECONDS,
+            stale_on=(HttpError,),
+        )
+        self._verdicts: TtlCache[tuple[Person, Permission], bool] = TtlCache(_CACHE_SIZE, lambda _: _PERSON_SECONDS)
+
+    async def person(self, connection: HTTPConnection) -> Person:
+        """Who calls, by their Kubernetes bearer token.
+
+        Raises
+        ------
+        HttpError
+            401 without a token that the API server takes; 503 while the API server is away.
+        """
+        token = _bearer(connection.headers)
+        if token is None:
+            raise _unauthorized("a Kubernetes bearer token is needed: Authorization: Bearer <token>")
+        person = await self._people.get(_digest(token), lambda: self._review_person(token))
+        if person is None:
+            raise _unauthorized("the bearer token isn't valid: wrong, expired or made for another audience")
+        return person
+
+    async def worker(self, connection: HTTPConnection) -> Worker:
+        """Which worker calls, by its projected token (audience of the installation) or the shared key.
+
+        Raises
+        ------
+        HttpError
+            401 without valid credentials; 403 for a valid token of a pod that no Automation owns; 503 while the API
+            server is away and the token isn't known yet.
+        """
+        token = _bearer(connection.headers)
+        if token is not None:
+            found = await self._workers.get(_digest(token), lambda: self._review_worker(token))
+            if isinstance(found, HttpError):
+                raise HttpError(found.status, found.message, headers=found.headers)
+            return found
+        key = connection.headers.get(API_KEY_HEADER)
+        if key is None:
+            raise _unauthorized("a worker's token (Authorization: Bearer <token>) or X-Worker-API-Key is needed")
+        if self._api_key is None or not self._api_key.matches(key):
+            raise _unauthorized("X-Worker-API-Key isn't the key of this installation")
+        return Worker(connection.client.host if connection.client else "unknown", None)
+
+    async def anyone(self, connection: HTTPConnection) -> None:
+        """Let pass whoever is known, person or worker; 401 else."""
+        try:
+            await self.worker(connection)
+        except HttpError as error:
+            if error.status not in (401, 403):
+                raise
+            if error.status == 401:
+                await self.person(connection)
+
+    async def allowed(self, person: Person, permission: Permission) -> bool:
+        """Whether RBAC gives the person this permission; 503 while the API server is away."""
+        return await self._verdicts.get((person, permission), lambda: self._review_access(person, permission))
+
+    async def require(self, person: Person, permission: Permission) -> None:
+        """403 that names the missing permission, unless the person has it."""
+        if not await self.allowed(person, permission):
+            raise HttpError(403, f"{person.username} may not {permission}")
+
+    async def _review_person(self, token: str) -> Person | None:
+        status = await self._token_review(token, ())
+        return _person(status) if status.get("authenticated") else None
+
+    async def _review_worker(self, token: str) -> Worker | HttpError:
+        status = await self._token_review(token, (self._audience,))
+        # An API server that knows nothing of audiences leaves them out of its answer; such a token isn't for us.
+        if not status.get("authenticated") or self._audience not in status.get("audiences", ()):
+            return _unauthorized("the worker's token isn't valid: wrong, expired or made for another audience")
+        user = status.get("user", {})
+        extra = user.get("extra", {})
+        pod, pod_uid = _first(extra.get(POD_NAME)), _first(extra.get(POD_UID))
+        kind, _, account = str(user.get("username", "")).partition("system:serviceaccount:")
+        if kind or not account or not pod or not pod_uid:
+            return HttpError(403, "the token isn't bound to a pod: a worker needs a projected ServiceAccount token")
+        namespace = account.partition(":")[0]
+        try:
+            automation = await self._owners.automation_of(namespace, pod, pod_uid)
+        except KubeError as error:
+            raise _away(error) from error
+        if automation is None:
+            return HttpError(403, f"the pod {namespace}/{pod} isn't a worker of any Automation")
+        return Worker(pod_uid, automation)
+
+    async def _review_access(self, person: Person, permission: Permission) -> bool:
+        attributes = {
+            "group": GROUP,
+            "version": "*",
+            "verb": permission.verb,
+            "resource": permission.resource,
+            "subresource": permission.subresource,
+            "namespace": permission.namespace,
+            "name": permission.name,
+        }
+        spec = {
+            "user": person.username,
+            "uid": person.uid,
+            "groups": list(person.groups),
+            "extra": {key: list(values) for key, values in person.extra},
+            "resourceAttributes": {key: value for key, value in attributes.items() if value},
+        }
+        async with self._gate:
+            try:
+                review = await self._reviews.subject_access_review(spec)
+            except KubeError as error:
+                raise _away(error) from error
+        return bool(_status(review).get("allowed"))
+
+    async def _token_review(self, token: str, audiences: tuple[str, ...]) -> dict[str, Any]:
+        async with self._gate:
+            try:
+                return _status(await self._reviews.token_review(token, audiences))
+            except KubeError as error:
+                raise _away(error) from error
+
+
+def _away(error: KubeError) -> HttpError:
+    log.warning("the API server didn't answer a review: %s", error)
+    return unavailable("the Kubernetes API server, which checks tokens and permissions,")
+
+
+def _status(review: dict[str, Any]) -> dict[str, Any]:
+    status = review.get("status", {})
+    return status if isinstance(status, dict) else {}
+
+
+def _person(status: dict[str, Any]) -> Person:
+    user = status.get("user", {})
+    return Person(
+        username=str(user.get("username", "")),
+        uid=str(user.get("uid", "")),
+        groups=tuple(user.get("groups") or ()),
+        extra=tuple(sorted((key, tuple(values)) for key, values in (user.get("extra") or {}).items())),
+    )
+
+
+def _first(values: object) -> str | None:
+    return str(values[0]) if isinstance(values, list) and values else None
+
+
+def _bearer(headers: Headers) -> str | None:
+    header = headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN or not _TOKEN.fullmatch(token):
+        raise _unauthorized("the Authorization header must be: Bearer <token>")
+    return token
+
+
+def _unauthorized(message: str) -> HttpError:
+    return HttpError(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

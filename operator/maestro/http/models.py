@@ -1,0 +1,358 @@
+"""Bodies, queries and answers as models: they check what comes in, and describe the API in its OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from maestro.runs.model import PRIORITIES, RunState
+
+MAX_LABELS = 32
+RunStatus = Literal["pending", "running", "completed", "completed_no_invoices", "failed", "canceled"]
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+LabelKey = Annotated[
+    str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")
+]
+LabelValue = Annotated[Text, StringConstraints(max_length=256)]
+
+
+class Model(BaseModel):
+    """camelCase outside, snake_case inside; either is taken; what isn't known is refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class RunRequest(Model):
+    """A Run with all that it may carry."""
+
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Merged over the Automation's defaultParameters and checked against its schema.",
+    )
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
+    reference: Annotated[Text, StringConstraints(min_length=1, max_length=256)] | None = Field(
+        None, description="The caller's own name for what the Run is about."
+    )
+    priority: int = Field(0, ge=PRIORITIES.start, lt=PRIORITIES.stop, description="Higher goes first.")
+    not_before: AwareDatetime | None = Field(None, description="It isn't started before this instant.")
+    expires_at: AwareDatetime | None = Field(None, description="Not started by then: Canceled with reason Expired.")
+    fairness_key: Annotated[Text, StringConstraints(min_length=1, max_length=256)] | None = Field(
+        None, description="Runs of different keys take turns."
+    )
+    notify: list[Annotated[Text, StringConstraints(min_length=1, max_length=2048)]] = Field(
+        default_factory=list, max_length=16, description="Adds to the Automation's notifications."
+    )
+
+
+class AcceptedRun(BaseModel):
+    """What was accepted; older name `job` for a Run."""
+
+    job_id: UUID
+    status: RunStatus
+
+
+class AcceptedRuns(BaseModel):
+    """An id for each line, in order."""
+
+    jobs: list[AcceptedRun]
+
+
+class LastParameters(Model):
+    """The caller's last parameters for this Automation; null before the first Run."""
+
+    parameters: dict[str, Any] | None
+
+
+class Attempt(Model):
+    """One attempt of a Run."""
+
+    attempt: int
+    pod: str | None = Field(description="UID of the pod that held it, or the address of a worker without one.")
+    worker: str | None
+    outcome: str | None
+    reason: str | None
+    message: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class RunProgress(Model):
+    """How far a Run says it is."""
+
+    done: float | None
+    total: float | None
+    text: str | None
+    at: datetime
+
+
+class Run(Model):
+    """A Run. `writeOnly` parameters are redacted."""
+
+    id: UUID
+    automation_id: str
+    solution_id: str
+    user_id: str | None
+    status: RunStatus
+    state: RunState
+    reason: str | None
+    message: str | None
+    error_class: str | None
+    parameters: dict[str, Any] | None
+    result: Any
+    retry_count: int
+    max_attempts: int
+    created_at: datetime
+    queued_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    due_at: datetime | None
+    expires_at: datetime | None
+    cancellation_requested_at: datetime | None
+    last_heartbeat_at: datetime | None
+    attempts: list[Attempt]
+    schedule: str | None
+    scheduled_time: datetime | None
+    copy_of: UUID | None
+    replay_of: UUID | None
+    held_by: str | None
+    labels: dict[str, str]
+    reference: str | None
+    priority: int
+    fairness_key: str | None
+    progress: RunProgress | None
+
+
+class Runs(Model):
+    """A page of Runs, newest first."""
+
+    items: list[Run]
+    cursor: str | None = Field(description="Asks for the next page; null ends.")
+
+
+def _split(value: object) -> object:
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+RunStatusOrState = Literal[
+    "pending",
+    "running",
+    "completed",
+    "failed",
+    "canceled",
+    "Held",
+    "Pending",
+    "Queued",
+    "Running",
+    "Retrying",
+    "Succeeded",
+    "Failed",
+    "Canceled",
+]
+Limit = Annotated[int, Field(ge=1, le=500, description="Most items of a page.")]
+
+
+class RunsQuery(Model):
+    """Which Runs; all that is given must match."""
+
+    status: Annotated[list[RunStatusOrState], BeforeValidator(_split)] | None = Field(
+        None, description="Statuses or states, separated by commas."
+    )
+    automation: str | None = Field(None, max_length=128, description="`<name>` or `<namespace>.<name>`.")
+    user: Text | None = Field(None, max_length=512)
+    reference: Text | None = Field(None, max_length=256)
+    schedule: Text | None = Field(None, max_length=128)
+    since: AwareDatetime | None = Field(None, description="Accepted at or after.")
+    until: AwareDatetime | None = Field(None, description="Accepted before.")
+    limit: Limit = 50
+    cursor: str | None = Field(None, max_length=256)
+
+
+class LogsQuery(Model):
+    """Which lines of a Run's log."""
+
+    after: int = Field(0, ge=0, le=2**62, description="Only lines with a greater number.")
+    limit: Annotated[int, Field(ge=1, le=5000)] = 500
+
+
+class LogEntry(Model):
+    """One line of a Run's log."""
+
+    number: int
+    at: datetime
+    level: str
+    message: str
+    actionable: bool
+    attempt: int
+
+
+class LogEntries(Model):
+    """Lines of a Run's log in order."""
+
+    items: list[LogEntry]
+    after: int = Field(description="Asks for the lines that come next.")
+
+
+class CancelQuery(Model):
+    """How to cancel."""
+
+    force: bool = Field(False, description="End a running Run at once, and fence its worker.")
+
+
+class Canceled(Model):
+    """What became of a cancel: `canceled` now, or asked for (`running` until the worker obeys)."""
+
+    job_id: UUID = Field(alias="job_id")
+    status: RunStatus
+    cancellation_requested: bool = Field(alias="cancellation_requested")
+
+
+class RetryRequest(Model):
+    """What a retry changes."""
+
+    parameters: dict[str, Any] | None = Field(
+        None, description="In place of the parameters of the Run that is retried."
+    )
+
+
+class AutomationView(Model):
+    """An Automation: its object's identity, spec and status."""
+
+    id: str
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    solution: str
+    display_name: str | None
+    description: str | None
+    script_path: str | None
+    queue_name: str | None
+    launch: Literal["Queue", "Job"]
+    suspended: bool
+    default_params: dict[str, Any]
+    parameter_schema: dict[str, Any] | None
+    status: dict[str, Any]
+
+
+class AutomationViews(Model):
+    """Automations, by namespace and name."""
+
+    items: list[AutomationView]
+
+
+class AutomationsQuery(Model):
+    """Which Automations."""
+
+    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
+
+
+class Stats(Model):
+    """Runs by where they stand now and how they ended."""
+
+    running: int
+    pending: int
+    completed_today: int
+    succeeded_last24h: int
+    failed_last24h: int
+    canceled_last24h: int
+    total_last24h: int
+    success_rate24h: float | None
+
+
+class Health(BaseModel):
+    """The API answers."""
+
+    status: Literal["ok"]
+
+
+class Problem(BaseModel):
+    """Every error."""
+
+    class Detail(BaseModel):
+        """Which field breaks which rule."""
+
+        path: str
+        rule: str
+
+    status: int
+    message: str
+    details: list[Detail] = []
+
+
+class OlderProblem(BaseModel):
+    """Errors of the version 1.0.0 paths."""
+
+    status: str
+    message: str
+
+
+class StartRequest(BaseModel):
+    """What an SDK worker says when it starts a Run; the older contract sends no body."""
+
+    worker: Annotated[Text, StringConstraints(min_length=1, max_length=256)] | None = None
+    pub: int | None = Field(None, ge=0, lt=2**63)
+    epoch: int | None = Field(None, ge=0, lt=2**63)
+    store: Annotated[Text, StringConstraints(max_length=64)] | None = None
+    redelivered: bool = False
+
+
+class Started(BaseModel):
+    """The attempt that begins."""
+
+    attempt: int
+    parameters: dict[str, Any]
+    heartbeat_timeout: float
+    timeout: float
+    cancellation_requested: bool
+
+
+class Refusal(Problem):
+    """A report that doesn't count (any more)."""
+
+    reason: str
+
+
+class Noted(BaseModel):
+    """A report that counts."""
+
+    accepted: bool = True
+    cancellation_requested: bool | None = None
+
+
+class WorkerStatus(BaseModel):
+    """What the older contract's workers check before they start."""
+
+    status: RunStatus
+    terminal: bool
+    started_at: datetime | None
+    completed_at: datetime | None
+    last_heartbeat_at: datetime | None
+    cancellation_requested_at: datetime | None
+    retry_count: int
+
+
+class CancellationQuery(BaseModel):
+    """Who polls; the older contract gives neither."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    attempt: int | None = Field(None, ge=0, lt=2**31)
+    worker: Annotated[Text, StringConstraints(min_length=1, max_length=256)] | None = None
+
+
+class Cancellation(BaseModel):
+    """Whether the worker should stop."""
+
+    cancellation_requested: bool

@@ -1,0 +1,175 @@
+"""Runs (older name: jobs): list, one, cancel, retry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from maestro.http import body
+from maestro.http.answers import json_answer
+from maestro.http.auth import Authenticator, Permission, Person
+from maestro.http.directory import Directory, split_id
+from maestro.http.endpoint import Answer, Body, Endpoint
+from maestro.http.errors import HttpError, invalid, invalid_model, not_found
+from maestro.http.models import AcceptedRun, Canceled, CancelQuery, RetryRequest, Run, Runs, RunsQuery
+from maestro.http.query import query, run_id
+from maestro.http.views import RunViews
+from maestro.runs.errors import NotEnded
+from maestro.runs.model import RunFilter, RunState, RunView, older_status
+from maestro.runs.parameters import InvalidParameters
+from maestro.runs.store import RunStore
+
+_STATES = {
+    "pending": (RunState.PENDING, RunState.HELD, RunState.QUEUED, RunState.RETRYING),
+    "running": (RunState.RUNNING,),
+    "completed": (RunState.SUCCEEDED,),
+    "failed": (RunState.FAILED,),
+    "canceled": (RunState.CANCELED,),
+}
+
+
+class RunAccess:
+    """Which Run a person asks for, and whether they may: their own always, others by RBAC."""
+
+    def __init__(self, store: RunStore, authenticator: Authenticator) -> None:
+        self._store = store
+        self._authenticator = authenticator
+
+    async def open(self, request: Request, verb: str) -> tuple[Person, RunView]:
+        """The caller and the Run of the path.
+
+        Raises
+        ------
+        HttpError
+            401, 403, 404 or 503.
+        """
+        person = await self._authenticator.person(request)
+        run = await self._store.get(run_id(request))
+        if run is None:
+            raise not_found("no such Run")
+        if run.user != person.username:
+            namespace, name = split_id(run.automation_id)
+            await self._authenticator.require(person, Permission(verb, "automations", "runs", namespace, name))
+        return person, run
+
+
+class RunRoutes:
+    """The endpoints under /api/v1/jobs, without the logs."""
+
+    def __init__(
+        self, store: RunStore, directory: Directory, authenticator: Authenticator, access: RunAccess, views: RunViews
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._authenticator = authenticator
+        self._access = access
+        self._views = views
+
+    def endpoints(self) -> list[Endpoint]:
+        """This area's part of the table."""
+        canceled = {200: Answer("Canceled", Canceled), 202: Answer("Asked for; the worker sees it next", Canceled)}
+        return [
+            Endpoint(
+                "GET", "/api/v1/jobs/{id}", self.one, "getRun", "A Run with its attempts",
+                "person", {200: Answer("The Run", Run)}, "runs", (404,),
+            ),
+            Endpoint(
+                "GET", "/api/v1/jobs", self.list_runs, "listRuns",
+                "Runs, newest first; who may not list all of them sees their own",
+                "person", {200: Answer("A page", Runs)}, "runs", (404, 422), query=RunsQuery,
+            ),
+            Endpoint(
+                "POST", "/api/v1/jobs/{id}/cancel", self.cancel, "cancelRun", "Cancel a Run",
+                "person", canceled, "runs", (404, 409, 422), query=CancelQuery,
+            ),
+            Endpoint(
+                "POST", "/api/v1/jobs/{id}/retry", self.retry, "retryRun", "Run an ended Run again, as a linked copy",
+                "person", {202: Answer("The copy", AcceptedRun)}, "runs", (404, 409, 422, 429),
+                Body(RetryRequest, body.PARAMETERS_LIMIT, required=False),
+            ),
+        ]  # fmt: skip
+
+    async def one(self, request: Request) -> Response:
+        """One Run."""
+        _, run = await self._access.open(request, "get")
+        return json_answer(self._views.run(run))
+
+    async def list_runs(self, request: Request) -> Response:
+        """A page of Runs."""
+        person = await self._authenticator.person(request)
+        wanted = query(request, RunsQuery)
+        keys, namespace, name = None, "", ""
+        if wanted.automation is not None:
+            automation_id = self._directory.full_id(wanted.automation)
+            namespace, name = split_id(automation_id)
+            keys = frozenset({(await self._directory.find(automation_id))[0]})
+        all_users = await self._authenticator.allowed(
+            person, Permission("list", "automations", "runs", namespace, name)
+        )
+        user = wanted.user if all_users else person.username
+        if not all_users and wanted.user not in (None, person.username):
+            raise HttpError(403, f"{person.username} may only list their own Runs here")
+        try:
+            page = await self._store.list_runs(
+                RunFilter(
+                    states=_states(wanted.status),
+                    automations=keys,
+                    user=user,
+                    since=wanted.since,
+                    until=wanted.until,
+                    reference=wanted.reference,
+                    schedule=wanted.schedule,
+                ),
+                wanted.limit,
+                wanted.cursor,
+            )
+        except ValueError:
+            raise invalid("cursor", "isn't a cursor that a page of Runs gave") from None
+        return json_answer({"items": [self._views.run(run) for run in page.items], "cursor": page.cursor})
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel what waits; ask what runs to stop."""
+        person, run = await self._access.open(request, "update")
+        force = query(request, CancelQuery).force
+        answer = await self._store.cancel(run.id, by=person.username, force=force)
+        if answer.status == 404:
+            raise not_found("no such Run")
+        if answer.status == 409:
+            state = answer.state or run.state
+            raise HttpError(409, f"the Run has ended already: {state}")
+        status = older_status(answer.state or run.state)
+        shown = {"job_id": str(run.id), "status": status, "cancellation_requested": True}
+        return json_answer(shown, answer.status)
+
+    async def retry(self, request: Request) -> Response:
+        """Make a linked copy of an ended Run."""
+        person, run = await self._access.open(request, "get")
+        namespace, name = split_id(run.automation_id)
+        await self._authenticator.require(person, Permission("create", "automations", "execute", namespace, name))
+        given = body.optional_object(await body.read(request, body.PARAMETERS_LIMIT))
+        try:
+            wanted = RetryRequest.model_validate(given)
+        except ValidationError as error:
+            raise invalid_model(error) from None
+        parameters = wanted.parameters
+        if parameters is not None:
+            _, registration = await self._directory.find(run.automation_id)
+            try:
+                parameters = self._directory.validator(registration).merge_and_check(dict(parameters))
+            except InvalidParameters as error:
+                raise HttpError(422, str(error), details=[dict(detail) for detail in error.details]) from None
+        try:
+            accepted = await self._store.retry(run.id, by=person.username, parameters=parameters)
+        except NotEnded as error:
+            raise HttpError(409, str(error)) from None
+        shown = {"job_id": str(accepted.id), "status": older_status(accepted.state)}
+        return json_answer(shown, 202, {"Location": f"/api/v1/jobs/{accepted.id}"})
+
+
+def _states(wanted: Sequence[str] | None) -> frozenset[RunState] | None:
+    if not wanted:
+        return None
+    return frozenset(state for word in wanted for state in _STATES.get(word) or (RunState(word),))

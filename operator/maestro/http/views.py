@@ -1,0 +1,106 @@
+"""How Runs are shown: camelCase, the older words beside the new ones, writeOnly parameters redacted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from maestro.http.directory import Directory
+from maestro.runs.model import AttemptView, LogLine, Parameters, Progress, RunView
+from maestro.runs.parameters import InvalidSchema
+from maestro.runs.store import RunStore
+
+
+def moment(at: datetime | None) -> str | None:
+    """RFC 3339 in UTC with milliseconds."""
+    return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class RunViews:
+    """Renders Runs; needs the registrations, whose schemas say what is secret."""
+
+    def __init__(self, store: RunStore, directory: Directory) -> None:
+        self._store = store
+        self._directory = directory
+
+    def run(self, run: RunView) -> dict[str, Any]:
+        """Everything that `GET /jobs/<id>` shows."""
+        return {
+            "id": str(run.id),
+            "automationId": run.automation_id,
+            "solutionId": run.solution_id,
+            "userId": run.user,
+            "status": run.status,
+            "state": run.state.value,
+            "reason": run.reason,
+            "message": run.message,
+            "errorClass": run.error_class,
+            "parameters": self.redacted(run),
+            "result": run.result,
+            "retryCount": run.retry_count,
+            "maxAttempts": run.max_attempts,
+            "createdAt": moment(run.accepted_at),
+            "queuedAt": moment(run.queued_at),
+            "startedAt": moment(run.started_at),
+            "completedAt": moment(run.ended_at),
+            "dueAt": moment(run.due_at),
+            "expiresAt": moment(run.expires_at),
+            "cancellationRequestedAt": moment(run.cancel_requested_at),
+            "lastHeartbeatAt": moment(run.last_heartbeat_at),
+            "attempts": [_attempt(attempt) for attempt in run.attempts],
+            "schedule": run.schedule,
+            "scheduledTime": moment(run.tick),
+            "copyOf": _text(run.copy_of),
+            "replayOf": _text(run.replay_of),
+            "heldBy": run.held_by,
+            "labels": dict(run.labels),
+            "reference": run.reference,
+            "priority": run.priority,
+            "fairnessKey": run.fairness_key,
+            "progress": _progress(run.progress),
+        }
+
+    def redacted(self, run: RunView) -> Parameters | None:
+        """The parameters without writeOnly values; None where no schema says which those are."""
+        registration = self._store.registrations().get(run.automation)
+        if registration is None:
+            return None
+        try:
+            return self._directory.validator(registration).redact(run.parameters)
+        except InvalidSchema:
+            return None
+
+
+def log_line(line: LogLine) -> dict[str, Any]:
+    """One line of a Run's log."""
+    return {
+        "number": line.number,
+        "at": moment(line.at),
+        "level": line.level,
+        "message": line.message,
+        "actionable": line.actionable,
+        "attempt": line.attempt,
+    }
+
+
+def _attempt(attempt: AttemptView) -> dict[str, Any]:
+    return {
+        "attempt": attempt.attempt,
+        "pod": None if attempt.holder is None else attempt.holder.partition("/")[0],
+        "worker": attempt.holder,
+        "outcome": attempt.outcome,
+        "reason": attempt.reason,
+        "message": attempt.message,
+        "startedAt": moment(attempt.started_at),
+        "endedAt": moment(attempt.ended_at),
+    }
+
+
+def _progress(progress: Progress | None) -> dict[str, Any] | None:
+    if progress is None:
+        return None
+    return {"done": progress.done, "total": progress.total, "text": progress.text, "at": moment(progress.at)}
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

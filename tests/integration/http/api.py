@@ -1,0 +1,204 @@
+"""The HTTP API on a loopback port, in a loop and thread of its own, with everything real behind it but the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+import uvicorn
+from starlette.types import ASGIApp
+
+from maestro.http.app import Services, create_app
+from maestro.http.auth import ApiKey, Authenticator, Owner
+from maestro.http.directory import CacheCatalog
+from maestro.http.gateway import Gateway, OpenGateway
+from maestro.http.server import server_config
+from maestro.kube.cache import ObjectCache
+from maestro.kube.errors import Unavailable
+from maestro.kube.kinds import AUTOMATION
+from maestro.resources import Automation
+from maestro.runs.registration import registration_of
+from maestro.runs.store import RunStore
+from maestro.settings import Settings
+
+T = TypeVar("T")
+API_KEY = "the-shared-key-of-workers"
+
+
+class Loop:
+    """An event loop in a thread, for what must live in one loop: the store and the server."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="api", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float = 60) -> T:
+        """Run a coroutine there and wait for what it returns."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+class Server:
+    """A uvicorn server of an application on a free loopback port."""
+
+    def __init__(self, loop: Loop, app: ASGIApp) -> None:
+        self._loop = loop
+        self._server = uvicorn.Server(server_config(app, "127.0.0.1", 0))
+        self._done = asyncio.run_coroutine_threadsafe(self._server.serve(), loop.loop)
+        loop.run(self._started())
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+
+    async def _started(self) -> None:
+        async with asyncio.timeout(30):
+            while not self._server.started:
+                await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._done.result(30)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: urllib3.HTTPHeaderDict
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Api:
+    """The API, its store and its catalog, and a client of it."""
+
+    def __init__(
+        self, folder: Path, authenticator: Authenticator | None, *, gateway: Gateway | None = None, **settings: Any
+    ) -> None:
+        self.loop = Loop()
+        self.cluster = FakeCluster()
+        self.store: RunStore = RunStore.open(f"sqlite:///{folder}/maestro.db")
+        self.cache = ObjectCache(AUTOMATION)
+        self.cache.synced = True
+        key = folder / "worker-api-key"
+        key.write_text(API_KEY)
+        self.settings = Settings(namespace="team", **settings)
+        self.authenticator = authenticator or Authenticator(
+            self.cluster, self.cluster, audience="maestro", api_key=ApiKey(key)
+        )
+        self.stopping = asyncio.Event()
+        self.services = Services(
+            self.store,
+            CacheCatalog(self.cache),
+            self.authenticator,
+            self.settings,
+            gateway or OpenGateway(),
+            self.stopping,
+        )
+        self.server = Server(self.loop, create_app(self.services))
+        self.http = urllib3.PoolManager(retries=False, timeout=30)
+        self.url = f"http://127.0.0.1:{self.server.port}"
+
+    def close(self) -> None:
+        self.http.clear()
+        self.loop.loop.call_soon_threadsafe(self.stopping.set)
+        self.server.close()
+        self.loop.run(self.store.close())
+        self.loop.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        content: Any = None,
+        *,
+        raw: Any = None,
+        token: str | None = "ana",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """One request; `content` is sent as JSON, `raw` as it is."""
+        sent = dict(headers or {})
+        if token is not None:
+            sent["Authorization"] = f"Bearer {token}"
+        data = raw if content is None else json.dumps(content).encode()
+        answer = self.http.request(method, f"{self.url}{path}", body=data, headers=sent)
+        return Answer(answer.status, answer.headers, answer.data)
+
+    def automation(self, name: str = "video", **spec: Any) -> int:
+        """Put an Automation into the catalog and the store; returns its key in the store."""
+        given = {
+            "apiVersion": "maestro-operator.io/v1alpha1",
+            "kind": "Automation",
+            "metadata": {
+                "name": name,
+                "namespace": "team",
+                "uid": f"uid-of-{name}",
+                "generation": 1,
+                "resourceVersion": "1",
+            },
+            "spec": spec,
+        }
+        self.loop.run(self._upsert(given))
+        return self.loop.run(self.store.register(registration_of(Automation.model_validate(given))))
+
+    async def _upsert(self, given: dict[str, Any]) -> None:
+        self.cache.upsert(given)
+
+    def queued(self, automation: int) -> list[Any]:
+        """Claim what may go, as the leader's dispatcher does before it publishes."""
+
+        async def claim() -> list[Any]:
+            leadership = await self.store.win_leadership()
+            return list(await self.store.claim(leadership.epoch, automation, 1000))
+
+        return self.loop.run(claim())
+
+
+class FakeCluster:
+    """TokenReviews, SubjectAccessReviews and pods of an API server that isn't there.
+
+    People: `ana` may do all, `bob` may execute only, `eve` nothing. Workers: `worker-<automation>-<n>`.
+    """
+
+    def __init__(self) -> None:
+        self.away = False
+
+    async def token_review(self, token: str, audiences: tuple[str, ...] = ()) -> dict[str, Any]:
+        if self.away:
+            raise Unavailable(0, "Unavailable", "away")
+        user: dict[str, Any] | None = None
+        if audiences and token.startswith("worker-"):
+            extra = {
+                "authentication.kubernetes.io/pod-name": [token],
+                "authentication.kubernetes.io/pod-uid": [f"uid-{token}"],
+            }
+            user = {"username": "system:serviceaccount:team:worker", "extra": extra}
+        elif not audiences and token in ("ana", "bob", "eve"):
+            user = {"username": token, "uid": token}
+        return {"status": {"authenticated": user is not None, "user": user or {}, "audiences": list(audiences)}}
+
+    async def subject_access_review(self, spec: dict[str, Any]) -> dict[str, Any]:
+        if self.away:
+            raise Unavailable(0, "Unavailable", "away")
+        wanted = spec["resourceAttributes"]
+        executes = wanted["verb"] == "create" and wanted.get("subresource") == "execute"
+        return {"status": {"allowed": spec["user"] == "ana" or (spec["user"] == "bob" and executes)}}
+
+    async def automation_of(self, namespace: str, pod: str, pod_uid: str) -> Owner | None:
+        if self.away:
+            raise Unavailable(0, "Unavailable", "away")
+        name = pod.split("-")[1]
+        return None if name == "none" else Owner(f"uid-of-{name}", f"{namespace}.{name}")
