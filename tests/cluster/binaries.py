@@ -64,8 +64,8 @@ class Module:
     def key(self) -> str:
         """The folder in the cache: other sources, versions, flags or machine, other folder."""
         digest = hashlib.sha256(json.dumps([self.flags, platform.machine()]).encode())
-        for file in sorted(self.source.iterdir()):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        for file in sorted(file for file in self.source.rglob("*") if file.is_file()):
+            digest.update(str(file.relative_to(self.source)).encode() + b"\0" + file.read_bytes() + b"\0")
         return f"{self.name}-{self.version}-{digest.hexdigest()[:12]}"
 
     def folder(self) -> Path:
@@ -108,7 +108,15 @@ KUBERNETES_MODULE = Module(
     },
     _kubernetes_stamps(),
 )
-COREDNS_MODULE = Module("coredns", COREDNS, {"coredns": Program("maestro.dev/cluster/coredns", 60)}, {})
+COREDNS_MODULE = Module(
+    "coredns",
+    COREDNS,
+    {
+        "coredns": Program("maestro.dev/cluster/coredns", 60),
+        "pause": Program("maestro.dev/cluster/coredns/pause", 2),
+    },
+    {},
+)
 MODULES = (KUBERNETES_MODULE, COREDNS_MODULE)
 _GIVEN = ("etcd", "kube-apiserver", "kubectl")
 

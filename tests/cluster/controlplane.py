@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import binaries, paths
@@ -42,7 +42,7 @@ class Settings:
     service_range: str = "10.96.0.0/16"
     service_address: str = "10.96.0.1"
     node: bool = False
-    extra_api_flags: tuple[str, ...] = field(default=())
+    extra_controller_flags: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
@@ -118,7 +118,7 @@ class ControlPlane:
         for daemon in reversed(self.daemons):
             daemon.kill()
 
-    # -- command lines -----------------------------------------------------------------------------------------------
+    # -- command lines -------------------------------------------------------------------------------------------------
 
     def _component_kubeconfig(self, component: str) -> Path:
         return self.folder / f"{component}.kubeconfig"
@@ -164,7 +164,6 @@ class ControlPlane:
             "--audit-log-maxsize=2000",
             # A server without a node has no address that a pod could reach, so it must not list one.
             *([] if settings.node else ["--endpoint-reconciler-type=none"]),
-            *settings.extra_api_flags,
         ]
 
     def _controller_manager(self) -> list[str]:
@@ -187,6 +186,7 @@ class ControlPlane:
             # The default of 20 a second makes a test that creates many objects wait for the controllers.
             "--kube-api-qps=200",
             "--kube-api-burst=400",
+            *self.settings.extra_controller_flags,
         ]
 
     def _scheduler(self) -> list[str]:

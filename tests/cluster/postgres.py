@@ -137,7 +137,7 @@ class Postgres:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # -- the parts ---------------------------------------------------------------------------------------------------
+    # -- the parts -----------------------------------------------------------------------------------------------------
 
     def _unprivileged(self) -> pwd.struct_passwd | None:
         """The user that the server runs as; None for the one we are (PostgreSQL refuses to run as root)."""

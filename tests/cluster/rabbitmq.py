@@ -173,7 +173,7 @@ class RabbitMQ:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    # -- the parts ---------------------------------------------------------------------------------------------------
+    # -- the parts -----------------------------------------------------------------------------------------------------
 
     def _rabbitmq_ids(self) -> tuple[int, int]:
         for line in (self._root / "etc/passwd").read_text().splitlines():

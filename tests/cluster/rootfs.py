@@ -50,7 +50,14 @@ class RootFs:
         temporary = file.with_name(f".{file.name}.partial")
         with step(f"root file system {self.name} ({self.release})", self.usual_seconds):
             run(
-                ["mmdebstrap", "--variant=minbase", f"--include={','.join(self.include)}", self.release, temporary],
+                [
+                    "mmdebstrap",
+                    "--format=tar",
+                    "--variant=minbase",
+                    f"--include={','.join(self.include)}",
+                    self.release,
+                    temporary,
+                ],
                 writes=file.parent,
             )
             temporary.replace(file)

@@ -1,0 +1,217 @@
+"""What a node leaves on the machine beyond its processes, each removed only where it is known to be the node's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.cluster.config import ADDRESS, BRIDGE, NETWORK, SERVICE_RANGE
+from tests.cluster.errors import ClusterError, CommandError
+from tests.cluster.process import Identity, run
+
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP = "kubepods"
+NETNS = Path("/run/netns")
+CNI_RESULTS = Path("/var/lib/cni/results")
+CONTAINER_LOGS = Path("/var/log/containers")
+NFT_TABLES = (("ip", "kube-proxy"), ("ip6", "kube-proxy"))
+# Written by the kubelet and kube-proxy, or by us; put back as they were when the node goes.
+SYSCTLS = (
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.route_localnet",
+    "net.bridge.bridge-nf-call-iptables",
+    "vm.overcommit_memory",
+    "vm.panic_on_oom",
+    "kernel.panic",
+    "kernel.panic_on_oops",
+    "kernel.keys.root_maxkeys",
+    "kernel.keys.root_maxbytes",
+)
+
+
+def sysctls() -> dict[str, str]:
+    """Return the present values of what a node changes in the kernel."""
+    return {name: file.read_text().strip() for name in SYSCTLS if (file := _sysctl(name)).exists()}
+
+
+def set_sysctls(values: dict[str, str]) -> None:
+    """Set kernel parameters, those that differ."""
+    for name, value in values.items():
+        file = _sysctl(name)
+        if file.exists() and file.read_text().strip() != value:
+            file.write_text(value)
+
+
+def _sysctl(name: str) -> Path:
+    return Path("/proc/sys") / name.replace(".", "/")
+
+
+# -- the bridge --------------------------------------------------------------------------------------------------------
+
+
+def make_bridge() -> None:
+    """Make the bridge with the node's address, and the route that keeps Service addresses on this machine."""
+    if _bridge_owner() is None:
+        run(["ip", "link", "add", BRIDGE, "address", "02:4d:41:45:53:54", "type", "bridge"])
+        run(["ip", "link", "set", BRIDGE, "alias", NETWORK])
+    run(["ip", "address", "replace", f"{ADDRESS}/16", "dev", BRIDGE])
+    run(["ip", "link", "set", BRIDGE, "up"])
+    run(["ip", "route", "replace", SERVICE_RANGE, "dev", BRIDGE])
+
+
+def remove_bridge() -> None:
+    """Remove the bridge, if it is ours; the addresses and the route go with it."""
+    if _bridge_owner() == NETWORK:
+        run(["ip", "link", "delete", BRIDGE])
+
+
+def _bridge_owner() -> str | None:
+    """The alias of the bridge, empty where somebody else made it, None where there is none."""
+    try:
+        (link,) = json.loads(run(["ip", "-json", "link", "show", BRIDGE]))
+    except CommandError:
+        return None
+    return str(link.get("ifalias", ""))
+
+
+def check_foreign() -> None:
+    """Raise ClusterError when another cluster's network is in the way."""
+    owner = _bridge_owner()
+    if owner is not None and owner != NETWORK:
+        raise ClusterError(
+            f"a network bridge {BRIDGE} that this harness didn't make is in the way (ip link show {BRIDGE})"
+        )
+
+
+# -- packet filter, mounts, namespaces, cgroups, files -----------------------------------------------------------------
+
+
+def remove_nft_tables() -> None:
+    """Remove kube-proxy's tables."""
+    for family, name in present_nft_tables():
+        run(["nft", "delete", "table", family, name])
+
+
+def present_nft_tables() -> list[tuple[str, str]]:
+    """Return kube-proxy's tables that exist."""
+    listed = run(["nft", "list", "tables"]).splitlines()
+    return [(family, name) for family, name in NFT_TABLES if f"table {family} {name}" in listed]
+
+
+def mounts(folder: Path) -> list[str]:
+    """Return the mount points below a folder, the deepest first."""
+    prefix = f"{folder}/"
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = line.split()[4].encode().decode("unicode_escape")
+        if point.startswith(prefix):
+            points.append(point)
+    return sorted(points, reverse=True)
+
+
+def unmount(folder: Path) -> None:
+    """Unmount everything below a folder."""
+    # A path may carry several mounts on top of each other: ask again until none is left.
+    for _ in range(5):
+        points = mounts(folder)
+        if not points:
+            return
+        for point in points:
+            try:
+                run(["umount", point])
+            except CommandError:
+                # Still in use by a process that is just ending; detached, it goes when that has gone.
+                run(["umount", "--lazy", point])
+    raise ClusterError(f"can't be unmounted: {', '.join(mounts(folder))}")
+
+
+def network_namespaces() -> list[Path]:
+    """Return the network namespaces of this node's pods: those with an address on the bridge, or none of their own."""
+    found = []
+    for namespace in NETNS.glob("cni-*") if NETNS.exists() else ():
+        try:
+            text = run(["nsenter", f"--net={namespace}", "ip", "-json", "-4", "address", "show", "scope", "global"])
+        except CommandError:
+            # Not a namespace any more: its mount went, for example with a reboot, the file stayed.
+            found.append(namespace)
+            continue
+        addresses = [info["local"] for link in json.loads(text or "[]") for info in link.get("addr_info", [])]
+        if any(address.startswith("10.244.") for address in addresses):
+            found.append(namespace)
+    return found
+
+
+def remove_network_namespaces(namespaces: list[Path]) -> None:
+    """Remove network namespaces by their files."""
+    for namespace in namespaces:
+        with contextlib.suppress(CommandError):
+            run(["umount", namespace])
+        namespace.unlink(missing_ok=True)
+    _remove_if_empty(NETNS)
+
+
+def cgroups() -> list[Path]:
+    """Return the pods' cgroups, one in each hierarchy."""
+    return [folder for folder in (CGROUPS / CGROUP, *CGROUPS.glob(f"*/{CGROUP}")) if folder.is_dir()]
+
+
+def kill_cgroups() -> None:
+    """Kill whatever still runs in the pods' cgroups (containers whose shim is gone)."""
+    deadline = time.monotonic() + 10
+    while pids := set(_cgroup_pids()):
+        for pid in pids:
+            identity = Identity.of(pid)
+            if identity is not None:
+                identity.send(signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise ClusterError(f"processes in the pods' cgroups don't die: {sorted(pids)}")
+        time.sleep(0.05)
+
+
+def remove_cgroups() -> None:
+    """Remove the pods' cgroups; nothing runs in them any more."""
+    for top in cgroups():
+        for folder, _, _ in os.walk(top, topdown=False):
+            _remove_cgroup(Path(folder))
+
+
+def _remove_cgroup(folder: Path) -> None:
+    # The kernel takes a moment to let go of a group whose last process has just ended.
+    deadline = time.monotonic() + 5
+    while True:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def _cgroup_pids() -> Iterator[int]:
+    for top in cgroups():
+        for file in top.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                yield from (int(pid) for pid in file.read_text().split() if Identity.of(int(pid)))
+
+
+def remove_files(log_folder: Path) -> None:
+    """Remove the files that containerd and the kubelet write to fixed places."""
+    for result in CNI_RESULTS.glob(f"{NETWORK}-*"):
+        result.unlink(missing_ok=True)
+    for link in CONTAINER_LOGS.glob("*.log"):
+        if link.is_symlink() and str(link.readlink()).startswith(f"{log_folder}/"):
+            link.unlink()
+    for folder in (CNI_RESULTS, CNI_RESULTS.parent, CONTAINER_LOGS):
+        _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
