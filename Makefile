@@ -59,15 +59,11 @@ chart-lint: build/bin/helm ## Helm's own lint, with each set of values that the 
 	helm lint --strict charts/maestro -f tests/e2e/values/postgresql.yaml
 
 build/bin/helm: | setup
-	$(PY) -m tests.cluster build
-
-.PHONY: images
-images: setup ## Build Maestro's image and the example's, and load them into the cluster
-	$(PY) -m tests.cluster load maestro example-video rabbitmq
+	$(PY) -m tests.cluster build helm kubectl
 
 .PHONY: install
-install: cluster images ## Install or upgrade Maestro on the cluster
-	scripts/install-local
+install: cluster ## Build and load the images, install or upgrade Maestro on the cluster
+	$(PY) -m tests.e2e.installation
 
 .PHONY: demo
 demo: install ## The main job on a real cluster: films in, pictures out, one worker pod killed on the way
