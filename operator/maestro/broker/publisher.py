@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -448,8 +448,15 @@ def _guarded(listener: Callable[[Any], None], what: Any) -> None:
 
 
 def _said(reason: BaseException) -> str:
-    """A broker's or pika's reason in words for a condition; pika's exceptions hold no credentials."""
-    inner: BaseException = reason
-    while isinstance(getattr(inner, "exceptions", None), Iterable) and inner.exceptions:  # type: ignore[attr-defined]
-        inner = list(inner.exceptions)[-1]  # type: ignore[attr-defined]
+    """The innermost cause in words for a condition: pika wraps it several times. Its exceptions hold no credentials."""
+    inner = reason
+    while (wrapped := _wrapped(inner)) is not None:
+        inner = wrapped
     return f"{type(inner).__name__}: {inner}".removesuffix(": ")
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    for candidate in (*getattr(error, "exceptions", ())[-1:], getattr(error, "exception", None), *error.args[:1]):
+        if isinstance(candidate, BaseException):
+            return candidate
+    return None
