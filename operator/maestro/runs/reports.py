@@ -39,7 +39,7 @@ class Report:
     - `jobEnded`: the Job of attempt `attempt` ended: `status` `completed` or `failed`; None: it vanished.
 
     `older` marks the older contract: no `attempt`; `worker` is the pod's uid from the token review, else the
-    peer's address. `caller` limits the report to Runs of one Automation (its key in the store).
+    peer's address; the lease is run.timeout until its first `poll`. `caller` limits the report to Runs of one Automation (its key in the store).
     `job_pod`: the Run was launched as a Job without the SDK, so nobody sends heartbeats: the lease is run.timeout.
     """
 
@@ -61,8 +61,6 @@ class Report:
     kind: Literal["technical", "business"] | None = None
     message: str | None = None
     older: bool = False
-    polls: bool = True
-    """Older contract: False where the worker is known never to poll; its lease is run.timeout."""
     job_pod: bool = False
     caller: int | None = None
 

@@ -1,0 +1,260 @@
+"""Runs that one transaction works on: loaded under a lock, changed by the lifecycle, written back with a check."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from maestro.runs import keys, lifecycle
+from maestro.runs.database import Retry, Row, Sql, Transaction, as_uuid
+from maestro.runs.lifecycle import AttemptEnd, Happening, Run, Step
+from maestro.runs.model import RunPolicy
+from maestro.runs.registry import Registry
+
+_COLUMNS = """
+    seq, id, automation_id, solution_id, ckey, log_lines,
+    state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot, ckey IS NOT NULL, replay_of IS NOT NULL,
+    due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at"""
+_OWN = 6
+_BY_ID = Sql(f"SELECT {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")
+_BY_SEQ = Sql(f"SELECT {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")
+_KEYS_BY_ID = Sql("SELECT automation_id, ckey FROM run WHERE id {in :ids} AND ckey IS NOT NULL")
+_KEYS_BY_SEQ = Sql("SELECT automation_id, ckey FROM run WHERE seq {in :seqs} AND ckey IS NOT NULL")
+_ATTEMPT = Sql("""
+    INSERT INTO attempt (run_seq, attempt, holder, started_at, ended_at, outcome, reason, message)
+    VALUES (:seq, :attempt, :holder, :started_at, :ended_at, :outcome, :reason, :message)
+    ON CONFLICT (run_seq, attempt) DO NOTHING""")
+_COUNT = Sql("""
+    INSERT INTO run_count (automation_id, state, writer, n) VALUES (:automation, :state, :writer, :n)
+    ON CONFLICT (automation_id, state, writer) DO UPDATE SET n = run_count.n + excluded.n""")
+_TALLY = Sql("""
+    INSERT INTO run_tally (automation_id, bucket, state, writer, n) VALUES (:automation, :bucket, :state, :writer, :n)
+    ON CONFLICT (automation_id, bucket, state, writer) DO UPDATE SET n = run_tally.n + excluded.n""")
+_FAILURES = Sql("SELECT pk, failures FROM automation WHERE pk {in :pks} ORDER BY pk {lock}")
+_SET_FAILURES = Sql("UPDATE automation SET failures = :failures WHERE pk = :pk")
+
+BUCKET = 600_000_000
+"""Microseconds of a bucket of `run_tally`."""
+_BLAMES_THE_WORKER = frozenset(
+    {lifecycle.TECHNICAL, lifecycle.WORKER_LOST, lifecycle.TIMEOUT, lifecycle.DEAD_LETTERED, lifecycle.JOB_INVALID}
+)
+
+_updates: dict[tuple[str, ...], Sql] = {}
+
+
+@dataclass(slots=True)
+class Tracked:
+    """A Run in this transaction: as it was, as it is, and what must be written."""
+
+    seq: int
+    id: UUID
+    automation: int
+    solution: int
+    ckey: UUID | None
+    log_lines: int
+    run: Run
+    was_state: int
+    was_attempt: int
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """Counts that a transaction changes; written as sums, in the order of their keys (else two replicas deadlock)."""
+
+    def __init__(self, transaction: Transaction, writer: str, now: int) -> None:
+        self._transaction = transaction
+        self._writer = writer
+        self._now = now
+        self._counts: dict[tuple[int, int], int] = defaultdict(int)
+        self._ended: dict[tuple[int, int], int] = defaultdict(int)
+
+    def moved(self, automation: int, before: int | None, after: int | None, n: int = 1) -> None:
+        """`n` Runs went from one state to another (None: they came into the store, or left it)."""
+        if before is not None:
+            self._counts[automation, before] -= n
+        if after is not None:
+            self._counts[automation, after] += n
+            if after >= lifecycle.S:
+                self._ended[automation, after] += n
+
+    def flush(self) -> None:
+        rows = [
+            {"automation": automation, "state": state, "writer": self._writer, "n": n}
+            for (automation, state), n in sorted(self._counts.items())
+            if n
+        ]
+        self._transaction.many(_COUNT, rows)
+        bucket = self._now // BUCKET
+        self._transaction.many(
+            _TALLY,
+            [
+                {"automation": automation, "bucket": bucket, "state": state, "writer": self._writer, "n": n}
+                for (automation, state), n in sorted(self._ended.items())
+            ],
+        )
+
+
+class Changes:
+    """The unit of work. `happen` as often as needed, then `flush` once."""
+
+    def __init__(self, transaction: Transaction, registry: Registry, ledger: Ledger, now: int) -> None:
+        self.transaction = transaction
+        self.now = now
+        self.work: set[int] = set()
+        """Automations for which something may be claimable now."""
+        self._registry = registry
+        self._ledger = ledger
+        self._tracked: dict[int, Tracked] = {}
+        self._attempts: list[dict[str, Any]] = []
+        self._ends: dict[int, list[tuple[int, str | None]]] = defaultdict(list)
+
+    def load_ids(self, ids: Collection[UUID]) -> dict[UUID, Tracked]:
+        """Locks and reads Runs by their ids."""
+        wanted = {"ids": [self.transaction.uuid(id_) for id_ in sorted(ids)]}
+        self._lock_keys(_KEYS_BY_ID, wanted)
+        return {tracked.id: tracked for tracked in self._track(self.transaction.all(_BY_ID, wanted))}
+
+    def load_seqs(self, seqs: Iterable[int]) -> dict[int, Tracked]:
+        """Locks and reads Runs by their numbers."""
+        wanted = {"seqs": sorted(seqs)}
+        if not wanted["seqs"]:
+            return {}
+        self._lock_keys(_KEYS_BY_SEQ, wanted)
+        return {tracked.seq: tracked for tracked in self._track(self.transaction.all(_BY_SEQ, wanted))}
+
+    def policy(self, tracked: Tracked) -> RunPolicy:
+        return self._registry.known(self.transaction, tracked.automation).registration.policy
+
+    def happen(self, tracked: Tracked, happening: Happening) -> Step:
+        """Asks the lifecycle and notes what it says."""
+        policy = self.policy(tracked)
+        step = lifecycle.step(tracked.run, happening, policy, self.now)
+        if step.changes:
+            self._note(tracked, step, happening)
+        return step
+
+    def flush(self) -> None:
+        """Writes everything; the compare-and-set fails only where a lock was passed by, and then all runs again."""
+        self._write_rows()
+        self.flush_attempts()
+        self._write_keys()
+        self._write_failures()
+        self._ledger.flush()
+
+    def flush_attempts(self) -> None:
+        """Writes the attempts that ended so far; a later report of the same transaction may ask for them."""
+        self.transaction.many(_ATTEMPT, self._attempts)
+        self._attempts.clear()
+
+    # -- noting ------------------------------------------------------------------------------------------------------
+
+    def _note(self, tracked: Tracked, step: Step, happening: Happening) -> None:
+        before = tracked.run.state
+        tracked.changes.update(step.changes)
+        lifecycle.apply(tracked.run, step.changes)
+        if step.attempt_end is not None:
+            self._attempts.append(self._attempt(tracked, step.attempt_end, happening.error))
+        after = tracked.run.state
+        if after == before:
+            return
+        self._ledger.moved(tracked.automation, before, after)
+        if after >= lifecycle.S:
+            self._ends[tracked.automation].append((after, tracked.run.reason))
+        self._note_work(tracked, before, after)
+
+    def _note_work(self, tracked: Tracked, before: int, after: int) -> None:
+        frees = before in (lifecycle.Q, lifecycle.R) and self.policy(tracked).parallelism is not None
+        if frees or (after == lifecycle.P and tracked.run.ready):
+            self.work.add(tracked.automation)
+
+    def _attempt(self, tracked: Tracked, end: AttemptEnd, error: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "seq": tracked.seq,
+            "attempt": end.attempt,
+            "holder": end.holder,
+            "started_at": end.started_at,
+            "ended_at": self.now,
+            "outcome": end.outcome,
+            "reason": end.reason,
+            "message": error.get("message"),
+        }
+
+    def _track(self, rows: list[Row]) -> list[Tracked]:
+        result = []
+        for row in rows:
+            seq = row[0]
+            tracked = self._tracked.get(seq)
+            if tracked is None:
+                run = Run(*row[_OWN:])
+                key = None if row[4] is None else as_uuid(row[4])
+                tracked = Tracked(seq, as_uuid(row[1]), row[2], row[3], key, row[5], run, run.state, run.attempt)
+                self._tracked[seq] = tracked
+            result.append(tracked)
+        return result
+
+    def _lock_keys(self, which: Sql, wanted: Mapping[str, Any]) -> None:
+        """Locks go from keys to Runs everywhere. SQLite has one lock for all."""
+        if not self.transaction.sqlite and self._registry.keyed:
+            keys.lock(self.transaction, {(row[0], as_uuid(row[1])) for row in self.transaction.all(which, wanted)})
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _write_rows(self) -> None:
+        groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        for seq in sorted(self._tracked):
+            tracked = self._tracked[seq]
+            if tracked.changes:
+                columns = tuple(sorted(tracked.changes))
+                guard = {"seq": seq, "was_state": tracked.was_state, "was_attempt": tracked.was_attempt}
+                groups[columns].append({**tracked.changes, **guard})
+        for columns, rows in groups.items():
+            touched = self.transaction.many(_update(columns), rows)
+            if touched != len(rows):
+                raise Retry(f"{len(rows) - touched} of {len(rows)} Runs were changed by somebody else")
+
+    def _write_keys(self) -> None:
+        touched = [t for t in self._tracked.values() if t.ckey is not None and t.run.state != t.was_state]
+        if not touched:
+            return
+        ends: dict[keys.Key, list[keys.KeyEnd]] = {}
+        for tracked in touched:
+            assert tracked.ckey is not None
+            of_key = ends.setdefault((tracked.automation, tracked.ckey), [])
+            if tracked.run.state >= lifecycle.S:
+                blocks = self.policy(tracked).on_key_failure == "Block" and tracked.run.state == lifecycle.F
+                of_key.append(keys.KeyEnd(tracked.id, tracked.seq, tracked.run.state == lifecycle.S, blocks))
+        self.work |= keys.ended(self.transaction, ends, self.now)
+
+    def _write_failures(self) -> None:
+        """How many Runs in a row failed for reasons that lie with the worker: what pauses an Automation."""
+        if not self._ends:
+            return
+        changed = []
+        for pk, failures in self.transaction.all(_FAILURES, {"pks": sorted(self._ends)}):
+            after = failures
+            for state, reason in self._ends[pk]:
+                if state == lifecycle.F and reason in _BLAMES_THE_WORKER:
+                    after += 1
+                elif state != lifecycle.C:
+                    after = 0
+            if after != failures:
+                changed.append({"pk": pk, "failures": after})
+                self._note_pause(pk, failures, after)
+        self.transaction.many(_SET_FAILURES, changed)
+
+    def _note_pause(self, pk: int, before: int, after: int) -> None:
+        limit = self._registry.known(self.transaction, pk).registration.policy.pause_after_failures
+        if limit and (before >= limit) != (after >= limit):
+            # the next claim takes Queued ones back, or finds that it may go on
+            self.work.add(pk)
+
+
+def _update(columns: tuple[str, ...]) -> Sql:
+    if columns not in _updates:
+        assignments = ", ".join(f"{column} = :{column}" for column in columns)
+        guard = "seq = :seq AND state = :was_state AND attempt = :was_attempt"
+        _updates[columns] = Sql(f"UPDATE run SET {assignments} WHERE {guard}")  # noqa: S608 - names of lifecycle
+    return _updates[columns]

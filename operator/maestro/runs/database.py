@@ -1,0 +1,270 @@
+"""Connections and transactions on SQLite or PostgreSQL: the one place that knows how the two differ."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from maestro.runs.errors import StoreUnavailable
+
+Row = tuple[Any, ...]
+Params = Mapping[str, Any]
+
+SQLITE = "sqlite"
+POSTGRESQL = "postgresql"
+BUSY_TIMEOUT = 10.0
+"""Seconds that SQLite waits for another process' write."""
+CONNECT_TIMEOUT = 5
+"""Seconds in which PostgreSQL must answer a new connection."""
+
+_STATES = {name: str(code) for code, name in enumerate("HPQRTSFC")}
+_TOKEN = re.compile(r"\{(\w)\}")
+_IN = re.compile(r"\{in :(\w+)\}")
+_NAMED = re.compile(r"(?<!:):([a-z_]\w*)")
+
+
+class Sql:
+    """A statement with `:name` parameters, in both dialects.
+
+    `{P}` is the code of a state (its letter in lifecycle), `{in :ids}` a test against a list parameter, `{lock}` the
+    row lock where the dialect has one, `{same}` the comparison that takes NULL for a value.
+    """
+
+    __slots__ = ("postgresql", "sqlite")
+
+    def __init__(self, statement: str) -> None:
+        text = _TOKEN.sub(lambda match: _STATES[match[1]], " ".join(statement.split()))
+        self.sqlite = _IN.sub(r"IN (SELECT value FROM json_each(:\1))", text)
+        self.sqlite = self.sqlite.replace("{lock}", "").replace("{same}", "IS")
+        other = _IN.sub(r"= ANY(:\1)", text).replace("{lock}", "FOR UPDATE").replace("{same}", "IS NOT DISTINCT FROM")
+        self.postgresql = _NAMED.sub(r"%(\1)s", other.replace("%", "%%"))
+
+
+class Transaction:
+    """Statements of one transaction, on a raw cursor: SQLAlchemy's own path costs more than SQLite itself does."""
+
+    def __init__(self, database: Database, connection: sa.Connection) -> None:
+        self.database = database
+        self.connection = connection
+        self.sqlite = database.dialect == SQLITE
+        self._cursor: Any = connection.connection.cursor()
+        self.after_commit: list[Callable[[], None]] = []
+        """What must happen once the transaction is durable, and not before."""
+
+    def all(self, sql: Sql, params: Params | None = None) -> list[Row]:
+        """Every row."""
+        self._execute(sql, params or {})
+        rows: list[Row] = self._cursor.fetchall()
+        return rows
+
+    def one(self, sql: Sql, params: Params | None = None) -> Row | None:
+        """The first row, or None."""
+        self._execute(sql, params or {})
+        row: Row | None = self._cursor.fetchone()
+        return row
+
+    def run(self, sql: Sql, params: Params | None = None) -> int:
+        """Executes; the number of rows it touched."""
+        self._execute(sql, params or {})
+        return int(self._cursor.rowcount)
+
+    def many(self, sql: Sql, rows: Sequence[Params]) -> int:
+        """Executes once for each row of parameters, in one round trip; the number of rows touched in all."""
+        if not rows:
+            return 0
+        self._cursor.executemany(sql.sqlite if self.sqlite else sql.postgresql, rows)
+        return int(self._cursor.rowcount)
+
+    def each(self, sql: Sql, rows: Sequence[Params]) -> list[list[Row]]:
+        """Executes a statement with RETURNING for each row of parameters; what each returned."""
+        if not rows:
+            return []
+        if self.sqlite:
+            execute, statement = self._cursor.execute, sql.sqlite
+            return [execute(statement, row).fetchall() for row in rows]
+        self._cursor.executemany(sql.postgresql, rows, returning=True)
+        return [result.fetchall() for result in self._cursor.results()]
+
+    def uuid(self, value: UUID | None) -> Any:
+        """A uuid as a parameter."""
+        return value.hex if self.sqlite and value is not None else value
+
+    def _execute(self, sql: Sql, params: Params) -> None:
+        if not self.sqlite:
+            self._cursor.execute(sql.postgresql, params)
+            return
+        if any(type(value) is list for value in params.values()):
+            params = {name: json.dumps(v) if type(v) is list else v for name, v in params.items()}
+        self._cursor.execute(sql.sqlite, params)
+
+
+def as_uuid(value: Any) -> UUID:
+    """A uuid from a column, whichever dialect it comes from."""
+    return value if isinstance(value, UUID) else UUID(hex=value)
+
+
+def as_uuid_or_none(value: Any) -> UUID | None:
+    return None if value is None else as_uuid(value)
+
+
+class Retry(Exception):  # noqa: N818 - a signal, not a fault
+    """The transaction lost a race and must run again."""
+
+
+class Database:
+    """The engine. One thread writes (`write`), any number read (`read`)."""
+
+    def __init__(self, url: str) -> None:
+        self.url = _checked(url)
+        self.dialect = self.url.get_backend_name()
+        self.engine = _sqlite_engine(self.url) if self.dialect == SQLITE else _postgresql_engine(self.url)
+        self.readers = self.engine if self.dialect == POSTGRESQL else _sqlite_engine(self.url, read_only=True)
+        self._writing: sa.Connection | None = None
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction that writes; commits at the end of the block. Only for the writer's thread.
+
+        Raises StoreUnavailable, and Retry where running the block again is the answer.
+        """
+        try:
+            if self._writing is None:
+                self._writing = self.engine.connect()
+            transaction = Transaction(self, self._writing)
+            self._begin(transaction)
+            try:
+                yield transaction
+            except BaseException:
+                self._abandon(transaction)
+                raise
+            self._commit(transaction)
+        except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
+            raise self._translated(error) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One consistent look. Raises StoreUnavailable."""
+        try:
+            with self.readers.connect() as connection:
+                if self.dialect == SQLITE:
+                    connection.exec_driver_sql("BEGIN")
+                else:
+                    connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                yield Transaction(self, connection)
+        except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
+            raise unavailable(error) from error
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._drop()
+        self.engine.dispose()
+        self.readers.dispose()
+
+    def _begin(self, transaction: Transaction) -> None:
+        # psycopg begins by itself with the first statement
+        if self.dialect == SQLITE:
+            transaction._cursor.execute("BEGIN IMMEDIATE")
+
+    def _commit(self, transaction: Transaction) -> None:
+        connection: Any = transaction.connection.connection.driver_connection
+        connection.commit()
+        for action in transaction.after_commit:
+            action()
+
+    def _abandon(self, transaction: Transaction) -> None:
+        """Rolls back; a connection that can't even do that is dropped."""
+        connection: Any = transaction.connection.connection.driver_connection
+        try:
+            connection.rollback()
+        except (sqlite3.Error, psycopg.Error):
+            self._drop()
+
+    def _translated(self, error: Exception) -> Exception:
+        if _lost_a_race(error):
+            return Retry(str(error))
+        # whatever it was, a new connection is the better start
+        self._drop()
+        return unavailable(error) if _out_of_reach(error) else error
+
+    def _drop(self) -> None:
+        connection, self._writing = self._writing, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+
+def unavailable(error: Exception) -> StoreUnavailable:
+    """The driver's words, without its help texts and parameters."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    first = (str(original).strip() or type(original).__name__).splitlines()[0]
+    return StoreUnavailable(f"the run store can't be used: {first}")
+
+
+def _lost_a_race(error: Exception) -> bool:
+    again = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure, psycopg.errors.UniqueViolation)
+    if isinstance(error, again):
+        return True
+    return isinstance(error, sqlite3.IntegrityError) and "UNIQUE" in str(error)
+
+
+def _out_of_reach(error: Exception) -> bool:
+    """The database's state is the cause, and not the statement."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, sqlite3.Error):
+        return not isinstance(original, (sqlite3.ProgrammingError, sqlite3.IntegrityError)) and not str(
+            original
+        ).startswith(("no such", "near ", "incomplete input"))
+    reachable = (psycopg.errors.ProgrammingError, psycopg.errors.IntegrityError, psycopg.errors.DataError)
+    if isinstance(original, reachable):
+        return isinstance(original, psycopg.errors.InsufficientPrivilege)
+    return True
+
+
+def _checked(url: str) -> sa.URL:
+    parsed = sa.make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == POSTGRESQL:
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != SQLITE:
+        raise ValueError(f"the store's URL must begin with sqlite: or postgresql:, not {parsed.drivername}:")
+    if not parsed.database or parsed.database == ":memory:":
+        raise ValueError("the store's URL must name a file: an SQLite database in memory would lose every Run")
+    return parsed.set(drivername="sqlite+pysqlite")
+
+
+def _sqlite_engine(url: sa.URL, *, read_only: bool = False) -> sa.Engine:
+    arguments = {"timeout": BUSY_TIMEOUT, "check_same_thread": False, "isolation_level": None, "cached_statements": 512}
+    engine = sa.create_engine(url, connect_args=arguments, pool_size=4, max_overflow=8)
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, record: object) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA cache_size=-65536")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+
+    return engine
+
+
+def _postgresql_engine(url: sa.URL) -> sa.Engine:
+    return sa.create_engine(
+        url,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "maestro"},
+        pool_size=4,
+        max_overflow=8,
+        pool_timeout=CONNECT_TIMEOUT,
+        pool_pre_ping=True,
+    )

@@ -1,0 +1,222 @@
+"""Reports of workers, and cancels: each becomes an event of the lifecycle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from maestro.runs import lifecycle
+from maestro.runs.changes import Changes, Tracked
+from maestro.runs.database import Sql, Transaction
+from maestro.runs.lifecycle import End, Event, Happening, Step
+from maestro.runs.model import RunState, to_micros
+from maestro.runs.reports import CancelAnswer, Report, ReportAnswer, ReportLine
+
+_PARAMETERS = Sql("SELECT seq, parameters FROM run WHERE seq {in :seqs}")
+_PRIOR = Sql("SELECT holder, outcome FROM attempt WHERE run_seq = :seq AND attempt = :attempt")
+_LAST_ATTEMPT_OF = Sql("""
+    SELECT holder, outcome FROM attempt WHERE run_seq = :seq AND holder = :worker ORDER BY attempt DESC LIMIT 1""")
+_UNKNOWN = Sql("""
+    INSERT INTO unknown_run (id, op, worker, at) VALUES (:id, :op, :worker, :at)
+    ON CONFLICT (id) DO UPDATE SET op = excluded.op, worker = excluded.worker, at = excluded.at""")
+_LOG = Sql("""
+    INSERT INTO log (run_seq, n, at, level, message, actionable, attempt)
+    VALUES (:seq, :n, :at, :level, :message, :actionable, :attempt)""")
+_PROGRESS = Sql("""
+    INSERT INTO progress (run_seq, done, total, text, at) VALUES (:seq, :done, :total, :text, :at)
+    ON CONFLICT (run_seq) DO UPDATE
+    SET done = excluded.done, total = excluded.total, text = excluded.text, at = excluded.at""")
+
+_EVENTS = {
+    "start": Event.START,
+    "log": Event.HEARTBEAT,
+    "progress": Event.HEARTBEAT,
+    "poll": Event.HEARTBEAT,
+    "finish": Event.FINISH,
+    "release": Event.RELEASE,
+    "jobEnded": Event.JOB_ENDED,
+}
+_ENDS = {"completed": End.OK, "completed_no_invoices": End.NOTHING, "canceled": End.CANCELED}
+
+
+def report(changes: Changes, items: Sequence[Report]) -> list[ReportAnswer]:
+    """Treats reports in their order and writes what they change."""
+    return _Reporting(changes).treat(items)
+
+
+class _Reporting:
+    """Reports of one transaction: answers, and the rows that they bring along."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._transaction = changes.transaction
+        self._now = changes.now
+        self._logs: list[dict[str, Any]] = []
+        self._progress: dict[int, dict[str, Any]] = {}
+        self._unknown: dict[UUID, dict[str, Any]] = {}
+
+    def treat(self, items: Sequence[Report]) -> list[ReportAnswer]:
+        runs = self._changes.load_ids({item.job for item in items})
+        steps = [self._one(item, runs.get(item.job)) for item in items]
+        parameters = self._parameters(items, runs, steps)
+        self._changes.flush()
+        self._transaction.many(_LOG, self._logs)
+        self._transaction.many(_PROGRESS, [self._progress[seq] for seq in sorted(self._progress)])
+        self._transaction.many(_UNKNOWN, [self._unknown[run_id] for run_id in sorted(self._unknown)])
+        return [
+            step if isinstance(step, ReportAnswer) else self._answer(item, runs[item.job], step, parameters)
+            for item, step in zip(items, steps, strict=True)
+        ]
+
+    def _one(self, item: Report, tracked: Tracked | None) -> Step | ReportAnswer:
+        if tracked is None:
+            self._unknown[item.job] = {
+                "id": self._transaction.uuid(item.job),
+                "op": item.op,
+                "worker": item.worker,
+                "at": self._now,
+            }
+            return ReportAnswer(404, "UnknownRun", f"there is no Run {item.job}")
+        if item.caller is not None and item.caller != tracked.automation:
+            return ReportAnswer(403, "NotYourRun", "this Run belongs to another Automation")
+        step = self._changes.happen(tracked, self._happening(item, tracked))
+        if step.status == 200 and step.reason is None:
+            self._keep(item, tracked)
+        return step
+
+    def _happening(self, item: Report, tracked: Tracked) -> Happening:
+        event = _EVENTS[item.op]
+        happening = Happening(
+            event,
+            worker=item.worker,
+            attempt=item.attempt,
+            pub=item.pub,
+            redelivered=item.redelivered,
+            older=item.older,
+            job_pod=item.job_pod,
+            poll=item.op == "poll",
+        )
+        if event is Event.FINISH or event is Event.JOB_ENDED:
+            happening.end = _end_of(item)
+            happening.error = _error_of(item)
+            if tracked.run.state != lifecycle.R or tracked.run.holder != item.worker:
+                happening.prior = self._prior(item, tracked)
+        return happening
+
+    def _prior(self, item: Report, tracked: Tracked) -> tuple[str | None, str] | None:
+        """What the attempt that this finish speaks of is recorded with."""
+        # what this very transaction has noted isn't in the table yet
+        self._changes.flush_attempts()
+        if item.older:
+            row = self._transaction.one(_LAST_ATTEMPT_OF, {"seq": tracked.seq, "worker": item.worker})
+        elif item.attempt is not None:
+            row = self._transaction.one(_PRIOR, {"seq": tracked.seq, "attempt": item.attempt})
+        else:
+            row = None
+        return None if row is None else (row[0], row[1])
+
+    def _keep(self, item: Report, tracked: Tracked) -> None:
+        if item.op == "log":
+            self._keep_lines(item, tracked)
+        elif item.op == "progress" and (item.done, item.total, item.text) != (None, None, None):
+            self._progress[tracked.seq] = {
+                "seq": tracked.seq,
+                "done": item.done,
+                "total": item.total,
+                "text": item.text,
+                "at": self._now,
+            }
+
+    def _keep_lines(self, item: Report, tracked: Tracked) -> None:
+        limit = self._changes.policy(tracked).log_lines
+        if tracked.log_lines > limit or not item.lines:
+            return
+        room = limit - tracked.log_lines
+        kept = [*item.lines[:room]]
+        if len(item.lines) > room:
+            kept.append(ReportLine("WARNING", f"further lines are not kept: history.logLines is {limit}"))
+        for number, line in enumerate(kept, start=tracked.log_lines + 1):
+            self._logs.append(
+                {
+                    "seq": tracked.seq,
+                    "n": number,
+                    "at": self._now if line.at is None else to_micros(line.at),
+                    "level": line.level,
+                    "message": line.message,
+                    "actionable": int(line.actionable),
+                    "attempt": tracked.run.attempt,
+                }
+            )
+        tracked.log_lines += len(kept)
+        tracked.changes["log_lines"] = tracked.log_lines
+
+    def _parameters(
+        self, items: Sequence[Report], runs: dict[UUID, Tracked], steps: Sequence[Step | ReportAnswer]
+    ) -> dict[int, str]:
+        """Parameters of the Runs that start: the message doesn't carry them."""
+        started = {
+            runs[item.job].seq
+            for item, step in zip(items, steps, strict=True)
+            if item.op == "start" and isinstance(step, Step) and step.status == 200
+        }
+        if not started:
+            return {}
+        return {row[0]: row[1] for row in self._transaction.all(_PARAMETERS, {"seqs": sorted(started)})}
+
+    def _answer(self, item: Report, tracked: Tracked, step: Step, parameters: dict[int, str]) -> ReportAnswer:
+        if item.op == "start" and step.status == 200:
+            policy = self._changes.policy(tracked)
+            return ReportAnswer(
+                200,
+                attempt=step.attempt,
+                parameters=json.loads(parameters[tracked.seq]),
+                heartbeat_timeout=policy.heartbeat_timeout,
+                timeout=policy.timeout,
+                cancellation_requested=step.cancel,
+            )
+        heartbeat = _EVENTS[item.op] is Event.HEARTBEAT and step.status == 200
+        return ReportAnswer(
+            step.status,
+            reason=step.reason,
+            cancellation_requested=step.cancel if heartbeat else None,
+            accepted=step.accepted,
+        )
+
+
+def _end_of(item: Report) -> End | None:
+    """How the attempt ended; None for a Job that vanished."""
+    if item.status is None:
+        return None if item.op == "jobEnded" else End.TECHNICAL
+    if item.status != "failed":
+        return _ENDS[item.status]
+    # the older contract knows no kinds: its failures are final
+    return End.BUSINESS if item.older or item.kind == "business" else End.TECHNICAL
+
+
+def _error_of(item: Report) -> dict[str, Any]:
+    result = None if item.result is None else json.dumps(item.result, separators=(",", ":"), ensure_ascii=False)
+    return {"result": result, "error_class": item.error_class, "message": item.message}
+
+
+def cancel(changes: Changes, run_id: UUID, *, why: str, force: bool) -> CancelAnswer:
+    """Cancels one Run, or asks it to stop."""
+    tracked = changes.load_ids([run_id]).get(run_id)
+    if tracked is None:
+        return CancelAnswer(404, reason="UnknownRun")
+    step = changes.happen(tracked, Happening(Event.CANCEL, why=why, force=force))
+    changes.flush()
+    state = RunState.of(tracked.run.state)
+    return CancelAnswer(step.status, state, step.reason or tracked.run.reason)
+
+
+def happen_to(changes: Changes, seqs: Iterable[int], happening: Happening) -> list[tuple[Tracked, Step]]:
+    """The same event for many Runs."""
+    tracked = changes.load_seqs(seqs)
+    return [(run, changes.happen(run, happening)) for _, run in sorted(tracked.items())]
+
+
+def seqs_of(transaction: Transaction, sql: Sql, params: dict[str, Any]) -> list[int]:
+    """The first column of a statement."""
+    return [row[0] for row in transaction.all(sql, params)]

@@ -1,0 +1,272 @@
+"""The tables of the run store. Times are microseconds since the epoch; states are the codes of lifecycle.
+
+`run` is hot: four updates in a Run's life, none of them HOT on PostgreSQL, so an index more is paid for four times.
+What is only looked up or shown stands in `run_detail`, which is written once.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+metadata = MetaData()
+
+_KEY = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up by itself only in a column that is exactly INTEGER PRIMARY KEY."""
+
+
+def _key(name: str) -> Column[int]:
+    return Column(name, _KEY, Identity(always=False), primary_key=True)
+
+
+leader = Table(
+    "leader",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("next_pub", BigInteger, nullable=False),
+    Column("confirmed_pub", BigInteger, nullable=False),
+    Column("store_id", Text, nullable=False),
+)
+
+solution = Table("solution", metadata, _key("pk"), Column("id", Text, nullable=False, unique=True))
+
+automation = Table(
+    "automation",
+    metadata,
+    _key("pk"),
+    Column("uid", Text, nullable=False, unique=True),
+    Column("id", Text, nullable=False),
+    Column("solution_id", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("deleted_at", BigInteger),
+    Column("reaped_at", BigInteger),
+    Index("automation_by_id", "id"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    _key("seq"),
+    Column("id", Uuid, nullable=False),
+    Column("automation_id", BigInteger, nullable=False),
+    Column("solution_id", BigInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("ready", SmallInteger, nullable=False),
+    Column("rank", BigInteger, nullable=False),
+    Column("ckey", Uuid),
+    Column("slot", Integer),
+    Column("pub", BigInteger),
+    Column("epoch", BigInteger),
+    Column("returns", SmallInteger, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("holder", Text),
+    Column("holder_pub", BigInteger),
+    Column("alarm_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("lease_at", BigInteger),
+    Column("deadline_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Column("heartbeat_at", BigInteger),
+    Column("cancel_at", BigInteger),
+    Column("cancel_why", Text),
+    Column("reason", Text),
+    Column("end_report", Text),
+    Column("copy_of", Uuid),
+    Column("replay_of", Uuid),
+    Column("log_lines", Integer, nullable=False, server_default="0"),
+    Column("accepted_at", BigInteger, nullable=False),
+    Column("queued_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("parameters", Text, nullable=False),
+    Column("result", Text),
+    Column("error_class", Text),
+    Column("message", Text),
+)
+
+
+def _index(name: str, *columns: str, where: str | None = None, unique: bool = False) -> Index:
+    conditions = {} if where is None else {"sqlite_where": text(where), "postgresql_where": text(where)}
+    return Index(name, *(run.c[column] for column in columns), unique=unique, **conditions)
+
+
+_index("run_id", "id", unique=True)
+_index("run_automation", "automation_id", "seq")
+_index("run_ready", "automation_id", "rank", "seq", where="state = 1 AND ready = 1")
+_index("run_parked", "automation_id", "seq", where="ready = 0 AND state IN (1, 4)")
+_index("run_held", "solution_id", "seq", where="state = 0")
+_index("run_queued", "automation_id", "pub", where="state = 2")
+_index("run_holder", "automation_id", "holder", where="state = 3")
+_index("run_alarm", "alarm_at", where="alarm_at IS NOT NULL")
+_index("run_ended", "automation_id", "state", "seq", where="state >= 5")
+_index("run_key_flight", "automation_id", "ckey", where="ckey IS NOT NULL AND state IN (2, 3, 4)", unique=True)
+_index("run_key_waiting", "automation_id", "ckey", "seq", where="ckey IS NOT NULL AND state IN (0, 1)")
+_index("run_slot", "automation_id", "slot", where="slot IS NOT NULL", unique=True)
+
+run_detail = Table(
+    "run_detail",
+    metadata,
+    Column("run_seq", _KEY, primary_key=True, autoincrement=False),
+    Column("automation_id", BigInteger, nullable=False),
+    Column("user_name", Text),
+    Column("reference", Text),
+    Column("schedule", Text),
+    Column("tick", BigInteger),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("fairness_key", Text),
+    Column("labels", Text),
+    Column("notify", Text),
+    Column("traceparent", Text),
+    Index(
+        "run_detail_user",
+        "user_name",
+        "run_seq",
+        sqlite_where=text("user_name IS NOT NULL"),
+        postgresql_where=text("user_name IS NOT NULL"),
+    ),
+    Index(
+        "run_detail_reference",
+        "reference",
+        "run_seq",
+        sqlite_where=text("reference IS NOT NULL"),
+        postgresql_where=text("reference IS NOT NULL"),
+    ),
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("run_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("holder", Text),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),
+    Column("message", Text),
+    sqlite_with_rowid=False,
+)
+
+run_key = Table(
+    "run_key",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("ckey", Uuid, primary_key=True),
+    Column("n", Integer, nullable=False),
+    Column("blocked_by", Uuid),
+    sqlite_with_rowid=False,
+)
+
+fairness = Table(
+    "fairness",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("priority", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),
+    Column("turn", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", Text, primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    Column("body_hash", LargeBinary),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("idempotency_expires", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+run_count = Table(
+    "run_count",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", SmallInteger, primary_key=True, autoincrement=False),
+    Column("writer", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Each process counts in rows of its own, so that no two wait for each other; the sum over them is the count."""
+
+run_tally = Table(
+    "run_tally",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("bucket", BigInteger, primary_key=True, autoincrement=False),
+    Column("state", SmallInteger, primary_key=True, autoincrement=False),
+    Column("writer", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Index("run_tally_bucket", "bucket"),
+    sqlite_with_rowid=False,
+)
+"""Runs that ended, by ten minutes: what 'in the last 24 hours' is answered from."""
+
+log = Table(
+    "log",
+    metadata,
+    Column("run_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("actionable", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+progress = Table(
+    "progress",
+    metadata,
+    Column("run_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("done", Float(53)),
+    Column("total", Float(53)),
+    Column("text", Text),
+    Column("at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+unknown_run = Table(
+    "unknown_run",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("op", Text, nullable=False),
+    Column("worker", Text),
+    Column("at", BigInteger, nullable=False),
+)
+"""Runs that a worker named and the store doesn't know: a restored store, or a stranger's message."""
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    _key("seq"),
+    Column("automation_id", BigInteger),
+    Column("run_id", Uuid),
+    Column("queue", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Column("pub", BigInteger),
+    Column("headers", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("dead_letter_automation", "automation_id", "seq"),
+)
