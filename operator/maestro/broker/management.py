@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -63,10 +64,10 @@ class ManagementClient:
 
     def __init__(self, url: str, user: str, password: str, vhost: str = "/", *, timeout: float = 10.0) -> None:
         self._url = url.rstrip("/")
-        self._auth = aiohttp.BasicAuth(user, password, "utf-8")
         self._vhost = vhost
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self.authenticate(user, password)
 
     def __repr__(self) -> str:
         return f"ManagementClient({self._url!r}, vhost={self._vhost!r})"
@@ -85,7 +86,8 @@ class ManagementClient:
 
     def authenticate(self, user: str, password: str) -> None:
         """Use other credentials from the next call on."""
-        self._auth = aiohttp.BasicAuth(user, password, "utf-8")
+        credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {credentials}"}
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -341,7 +343,9 @@ class ManagementClient:
         timeout = aiohttp.ClientTimeout(total=self._timeout * (3 if slow else 1))
         what = f"{method} {path}"
         try:
-            async with self._session.request(method, url, json=body, auth=self._auth, timeout=timeout) as response:
+            async with self._session.request(
+                method, url, json=body, headers=self._headers, timeout=timeout
+            ) as response:
                 content = await response.read()
                 status = response.status
         except TimeoutError as error:

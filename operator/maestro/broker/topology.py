@@ -19,6 +19,7 @@ PREFIX = "maestro."
 DEAD_LETTER_EXCHANGE = "maestro.dlx"
 DEAD_LETTER_QUEUE = "maestro.dead-letters"
 WORK_POLICY = "maestro-work"
+CLASSIC_POLICY = "maestro-work-classic"
 DEAD_LETTER_POLICY = "maestro-dead-letters"
 
 DELIVERY_LIMIT = 50
@@ -286,23 +287,35 @@ def _chunks(names: Iterable[str]) -> list[list[str]]:
 
 
 def work_policies(claims: Sequence[QueueClaim]) -> tuple[Policy, ...]:
-    """Return the one class policy of all work queues; more than one only where the claimed names fill a pattern."""
-    definition = {
+    """Return the class policies of all work queues: one for each queue type, more only where names fill a pattern.
+
+    The broker skips a policy wholly for a classic queue when it has one key that only quorum queues know: so classic
+    queues dead-letter at most once and have no delivery limit.
+    """
+    classic = {
         "dead-letter-exchange": DEAD_LETTER_EXCHANGE,
-        "dead-letter-strategy": "at-least-once",
         "overflow": "reject-publish",
-        "delivery-limit": DELIVERY_LIMIT,
         "consumer-timeout": int(consumer_timeout(claims) * 1000),
     }
-    first, *rest = _chunks(claim.queue for claim in claims if not claim.queue.startswith(PREFIX))
+    quorum = classic | {"dead-letter-strategy": "at-least-once", "delivery-limit": DELIVERY_LIMIT}
+    patterns = work_patterns(claim.queue for claim in claims)
+    return tuple(
+        Policy(name if index == 0 else f"{name}-{index + 1}", pattern, definition, apply_to=apply_to)
+        for name, definition, apply_to in (
+            (WORK_POLICY, quorum, "quorum_queues"),
+            (CLASSIC_POLICY, classic, "classic_queues"),
+        )
+        for index, pattern in enumerate(patterns)
+    )
+
+
+def work_patterns(queues: Iterable[str]) -> list[str]:
+    """Return the patterns that together match every name with Maestro's prefix and the claimed ones, nothing else."""
+    first, *rest = _chunks(queue for queue in queues if not queue.startswith(PREFIX))
     # The first alternative has no end of its own: it matches every name that begins with the prefix.
     own = rf"{escape(PREFIX)}(?!{escape(DEAD_LETTER_QUEUE.removeprefix(PREFIX))}$)"
     patterns = ["^(" + "|".join([own, *(f"{name}$" for name in first)]) + ")"]
-    patterns += ["^(" + "|".join(names) + ")$" for names in rest]
-    return tuple(
-        Policy(WORK_POLICY if index == 0 else f"{WORK_POLICY}-{index + 1}", pattern, definition)
-        for index, pattern in enumerate(patterns)
-    )
+    return patterns + ["^(" + "|".join(names) + ")$" for names in rest]
 
 
 def base(claims: Sequence[QueueClaim], version: Version) -> Topology:
@@ -401,20 +414,23 @@ def stale_policies(state: BrokerState, wanted: Topology) -> list[Change]:
     return [
         Change("delete", policy, f"policy {policy.name} is no longer needed")
         for policy in state.policies.values()
-        if policy.name not in names and re.fullmatch(rf"{WORK_POLICY}(-\d+)?", policy.name)
+        if policy.name not in names and _is_work_policy(policy.name)
     ]
 
 
 def overridden(state: BrokerState, wanted: Topology) -> list[str]:
     """Return a sentence for each wanted queue on which a foreign policy with more priority displaces Maestro's."""
-    names = {WORK_POLICY, DEAD_LETTER_POLICY}
     found = []
     for queue in wanted.queues:
         there = state.queues.get(queue.name)
         policy = there.policy if there else None
-        if policy and policy not in names and not re.fullmatch(rf"{WORK_POLICY}-\d+", policy):
+        if policy and policy != DEAD_LETTER_POLICY and not _is_work_policy(policy):
             found.append(f"policy {policy} displaces Maestro's on queue {queue.name}")
     return found
+
+
+def _is_work_policy(name: str) -> bool:
+    return re.fullmatch(rf"({WORK_POLICY}|{CLASSIC_POLICY})(-\d+)?", name) is not None
 
 
 def _exchange_changes(state: BrokerState, wanted: Topology) -> list[Change]:

@@ -64,18 +64,21 @@ def everything(version: topology.Version = (4, 0)) -> list[Topology]:
 
 def test_everything_is_made_once_and_then_nothing_is_left_to_do(broker: RabbitMQ) -> None:
     async def work(client: ManagementClient) -> None:
-        assert len(await bring_about(client, *everything())) == 11
+        assert len(await bring_about(client, *everything())) == 12
         assert await bring_about(client, *everything()) == []
         state = await client.snapshot(NOW)
         assert state.version >= (3, 13)
         assert (await until(lambda: client.snapshot(NOW), lambda state: state.uptime > 0)).alarms == ()
         assert state.queues[NIGHTLY.queue].type == "quorum"
-        assert state.queues[OLDER.queue].arguments == OLDER.arguments
+        assert state.queues[OLDER.queue].arguments == {**(OLDER.arguments or {}), "x-queue-type": "classic"}
         for claim in (NIGHTLY, OLDER):
             wanted = Queue(claim.queue, topology.queue_arguments(claim))
             assert topology.differences(state.queues[claim.queue], wanted) == []
             assert topology.overridden(state, Topology(queues=(wanted,))) == []
-            assert state.queues[claim.queue].policy == topology.WORK_POLICY
+        policies = [
+            await until(lambda q=q: client.queue(q), lambda there: there.policy) for q in (NIGHTLY.queue, OLDER.queue)
+        ]
+        assert [there.policy for there in policies] == [topology.WORK_POLICY, topology.CLASSIC_POLICY]
         assert state.queues[DEAD_LETTER_QUEUE].policy == topology.DEAD_LETTER_POLICY
 
     on(broker, work)
@@ -98,8 +101,8 @@ def test_what_somebody_changed_is_seen_and_put_right(broker: RabbitMQ) -> None:
         said = await bring_about(client, *everything())
         assert said == [
             "exchange maestro.dlx was missing",
-            "policy maestro-work differed in pattern, consumer-timeout, dead-letter-exchange, dead-letter-strategy, "
-            "delivery-limit, overflow",
+            "policy maestro-work differed in pattern, apply_to, consumer-timeout, dead-letter-exchange, "
+            "dead-letter-strategy, delivery-limit, overflow",
             "binding of maestro.dead-letters to maestro.dlx was missing",
             "queue maestro.shop.nightly was missing",
             "password or tags of user maestro.shop.nightly.a differed",
@@ -288,7 +291,7 @@ def test_hundreds_of_claimed_names_fit_into_policies(broker: RabbitMQ) -> None:
     async def work(client: ManagementClient) -> None:
         base = topology.base(claims, (4, 0))
         await bring_about(client, base)
-        assert len(base.policies) > 2
+        assert len(base.policies) > 3
         wanted = topology.for_automation(claims[599], "u", "p").queues[0]
         await client.declare_queue(wanted)
         await until(lambda: client.queue(wanted.name), lambda there: there is not None and there.policy is not None)
