@@ -1,0 +1,34 @@
+"""Types of fields that several models have: every text and list has a bound, which the API server's CEL budget needs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, WithJsonSchema
+
+# The schema of an object whose keys are free. CEL can't look into it, but it can compare it.
+FREE_OBJECT: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+FreeObject = Annotated[dict[str, Any], WithJsonSchema(FREE_OBJECT)]
+
+ObjectName = Annotated[
+    str, StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+]
+AutomationName = Annotated[str, StringConstraints(max_length=52, pattern=r"^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$")]
+SolutionName = Annotated[str, StringConstraints(max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+RunId = Annotated[
+    str, StringConstraints(max_length=36, pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")
+]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+UserName = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Hash = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+ShortText = Annotated[str, StringConstraints(max_length=256)]
+Text = Annotated[str, StringConstraints(max_length=4096)]
+
+Int32 = Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})]
+Int64 = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
+
+
+def section(model: type[Any], description: str, **extra: Any) -> Any:
+    """A field that holds a part of the resource and defaults to that part's own defaults (`default: {}`)."""
+    return Field(default_factory=model, description=description, json_schema_extra={"default": {}, **extra})
