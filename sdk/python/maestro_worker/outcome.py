@@ -13,7 +13,7 @@ from maestro_worker.errors import BusinessError, Canceled, NothingToDo, Technica
 from maestro_worker.run import plain
 
 MESSAGE_LIMIT = 2_000
-RESULT_LIMIT = 4_000_000
+RESULT_LIMIT = 1_000_000
 """Bytes of a result's JSON; larger things belong into files of which the result gives the place."""
 
 Status = Literal["completed", "completed_no_invoices", "failed", "canceled"]

@@ -1,0 +1,104 @@
+"""Maestro without Kubernetes, as a process of its own: run store, dispatcher and HTTP API, all real.
+
+    python -m tests.workers.maestro_process <configuration file>
+
+The configuration is JSON: `store` (URL), `broker` (AMQP URL), `port`, `api_key_file`, `automations` (a list of fields
+of `Registration`, `policy` with those of `RunPolicy`). What Kubernetes would answer is answered here: every bearer
+token is a person who may do everything; workers come with the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pika
+import uvicorn
+import uvloop
+
+from maestro.broker.publisher import Publisher
+from maestro.http.app import Services, create_app
+from maestro.http.auth import ApiKey, Authenticator, Owner
+from maestro.http.directory import Version
+from maestro.http.server import server_config
+from maestro.resources import Automation
+from maestro.runs.dispatcher import Dispatcher
+from maestro.runs.model import Registration, RunPolicy
+from maestro.runs.store import RunStore
+from maestro.settings import Settings
+
+
+class Cluster:
+    """What Kubernetes would say: yes."""
+
+    async def token_review(self, token: str, audiences: tuple[str, ...] = ()) -> dict[str, Any]:
+        return {"status": {"authenticated": not audiences, "user": {"username": token, "uid": token}}}
+
+    async def subject_access_review(self, spec: dict[str, Any]) -> dict[str, Any]:
+        return {"status": {"allowed": True}}
+
+    async def automation_of(self, namespace: str, pod: str, pod_uid: str) -> Owner | None:
+        return None
+
+
+class Catalog:
+    """The Automations of the configuration."""
+
+    synced = True
+
+    def __init__(self, registrations: Iterable[Registration]) -> None:
+        self._versions = {each.id: Version(each.uid, each.generation) for each in registrations}
+
+    def version(self, automation_id: str) -> Version | None:
+        return self._versions.get(automation_id)
+
+    def get(self, automation_id: str) -> Automation | None:
+        return None
+
+    def all(self) -> Iterable[Automation]:
+        return []
+
+
+def registration(fields: dict[str, Any]) -> Registration:
+    """A registration from its JSON."""
+    policy = dict(fields.pop("policy", {}))
+    if "ordering_key" in policy:
+        policy["ordering_key"] = tuple(policy["ordering_key"])
+    return Registration(**fields, policy=RunPolicy(**policy))
+
+
+async def serve(configuration: dict[str, Any]) -> None:
+    """Serve until SIGTERM."""
+    registrations = [registration(fields) for fields in configuration["automations"]]
+    store = RunStore.open(configuration["store"])
+    for each in registrations:
+        await store.register(each)
+    cluster = Cluster()
+    key = ApiKey(Path(configuration["api_key_file"]))
+    authenticator = Authenticator(cluster, cluster, audience="maestro", api_key=key)
+    publisher = Publisher(pika.URLParameters(configuration["broker"]))
+    dispatcher = Dispatcher(store, publisher, poll_seconds=0.2)
+    publisher.start()
+    stop = asyncio.Event()
+    services = Services(store, Catalog(registrations), authenticator, Settings(namespace="team"), stopping=stop)
+    server = uvicorn.Server(server_config(create_app(services), "127.0.0.1", configuration["port"]))
+    loop = asyncio.get_running_loop()
+    dispatching = asyncio.create_task(dispatcher.run(stop))
+    serving = asyncio.create_task(server.serve())
+    # uvicorn takes the signals while it serves; its end is the end of all
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    await asyncio.wait([dispatching, serving], return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    server.should_exit = True
+    await asyncio.gather(dispatching, serving)
+    publisher.stop()
+    await store.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(json.loads(Path(sys.argv[1]).read_text())))
