@@ -16,11 +16,12 @@ from maestro.runs.registry import Registry
 
 _COLUMNS = """
     seq, id, automation_id, solution_id, ckey, log_lines,
-    state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot, ckey IS NOT NULL, replay_of IS NOT NULL,
+    state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot,
+    ckey IS NOT NULL, replay_of IS NOT NULL,
     due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at"""
 _OWN = 6
-_BY_ID = Sql(f"SELECT {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")
-_BY_SEQ = Sql(f"SELECT {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")
+_BY_ID = Sql(f"SELECT {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")  # noqa: S608
+_BY_SEQ = Sql(f"SELECT {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")  # noqa: S608
 _KEYS_BY_ID = Sql("SELECT automation_id, ckey FROM run WHERE id {in :ids} AND ckey IS NOT NULL")
 _KEYS_BY_SEQ = Sql("SELECT automation_id, ckey FROM run WHERE seq {in :seqs} AND ckey IS NOT NULL")
 _ATTEMPT = Sql("""
@@ -166,7 +167,9 @@ class Changes:
         self._note_work(tracked, before, after)
 
     def _note_work(self, tracked: Tracked, before: int, after: int) -> None:
-        frees = before in (lifecycle.Q, lifecycle.R) and self.policy(tracked).parallelism is not None
+        frees = before in (lifecycle.Q, lifecycle.R) and (
+            self.policy(tracked).parallelism is not None or tracked.automation in self._registry.full
+        )
         if frees or (after == lifecycle.P and tracked.run.ready):
             self.work.add(tracked.automation)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,13 @@ from maestro.runs.changes import Changes, Ledger
 from maestro.runs.database import Row, Sql, Transaction, as_uuid
 from maestro.runs.errors import StaleEpoch
 from maestro.runs.lifecycle import Event, Happening
-from maestro.runs.model import Claimed, Leadership, Unpublished, from_micros
+from maestro.runs.model import Claimed, Leadership, QueuedRun, Unpublished, from_micros
 from maestro.runs.registry import Known, Registry
 
 _FIRST_LEADER = Sql("""
     INSERT INTO leader (id, epoch, next_pub, confirmed_pub, store_id) VALUES (1, 0, 1, 0, :store_id)
     ON CONFLICT (id) DO NOTHING""")
+_STORE_ID = Sql("SELECT store_id FROM leader WHERE id = 1")
 _WIN = Sql("UPDATE leader SET epoch = epoch + 1 WHERE id = 1 RETURNING epoch, store_id, next_pub, confirmed_pub")
 _FENCE = Sql("SELECT next_pub FROM leader WHERE id = 1 AND epoch = :epoch {lock}")
 _TAKE_PUBS = Sql("UPDATE leader SET next_pub = next_pub + :n WHERE id = 1 AND epoch = :epoch")
@@ -44,9 +46,37 @@ _CLAIM_MANY = Sql("""
     RETURNING seq, id, pub, attempt, parameters""")
 _TOLD = Sql("SELECT run_seq, tick, traceparent FROM run_detail WHERE run_seq {in :seqs}")
 _AGAIN = Sql("""
-    SELECT seq, id, pub, attempt, parameters, automation_id FROM run
+    SELECT seq, id, pub, attempt, parameters FROM run
     WHERE automation_id = :automation AND state = 2 AND pub > :pub ORDER BY pub LIMIT :limit""")
+_OLDEST = Sql("""
+    SELECT seq, pub, queued_at FROM run
+    WHERE automation_id = :automation AND state = 2 AND pub < :below ORDER BY pub LIMIT :limit""")
+_STARTED_PUB = Sql("SELECT coalesce(max(pub), 0) FROM run_started WHERE automation_id = :automation AND epoch = :epoch")
+_REPUBLISH = Sql("""
+    UPDATE run SET pub = :pub, epoch = :epoch, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
+    RETURNING automation_id, seq, id, pub, attempt, parameters""")
+_OLDEST = Sql("""
+    SELECT seq, pub, queued_at FROM run
+    WHERE automation_id = :automation AND state = 2 AND pub < :below ORDER BY pub LIMIT :limit""")
+# Workers of the older contract don't say which publication they start: the Run's own counts where it is its only one
+# (`epoch` is empty after a repair).
+_STARTED = Sql("""
+    SELECT max(CASE WHEN holder_pub IS NOT NULL THEN holder_pub WHEN epoch = :epoch THEN pub END) FROM (
+        SELECT * FROM (SELECT holder_pub, epoch, pub FROM run WHERE automation_id = :automation AND state = 3) a
+        UNION ALL SELECT * FROM (SELECT holder_pub, epoch, pub FROM run WHERE automation_id = :automation AND state = 5
+                                 ORDER BY seq DESC LIMIT 20) b
+        UNION ALL SELECT * FROM (SELECT holder_pub, epoch, pub FROM run WHERE automation_id = :automation AND state = 6
+                                 ORDER BY seq DESC LIMIT 20) c
+    ) started WHERE pub IS NOT NULL""")
+_REPUBLISH = Sql("""
+    UPDATE run SET pub = :pub, epoch = NULL, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
+    RETURNING seq, id, pub, attempt, parameters, automation_id""")
 _TAKE_BACK = Sql("SELECT seq FROM run WHERE automation_id = :automation AND state = 2 ORDER BY pub LIMIT :limit")
+
+
+_NO_LIMIT = (1 << 63) - 1
+
+_NO_PUB = 1 << 62
 
 
 def fence(transaction: Transaction, epoch: int | None) -> int:
@@ -59,9 +89,12 @@ def fence(transaction: Transaction, epoch: int | None) -> int:
     return int(row[0])
 
 
-def prepare(transaction: Transaction) -> None:
-    """Makes the leader's row, once in a store's life."""
+def prepare(transaction: Transaction) -> str:
+    """Makes the leader's row, once in a store's life. Returns the store's id."""
     transaction.run(_FIRST_LEADER, {"store_id": str(uuid.uuid4())})
+    row = transaction.one(_STORE_ID)
+    assert row is not None, "it was just made"
+    return str(row[0])
 
 
 def win(transaction: Transaction) -> Leadership:
@@ -91,7 +124,10 @@ def claim(
     if known.registration.suspended or _paused(transaction, known):
         _take_back(transaction, registry, ledger, automation, known.registration.policy.window, now)
         return []
-    room = min(limit, known.registration.policy.window - _number(transaction, _QUEUED, automation))
+    window = known.registration.policy.window - _number(transaction, _QUEUED, automation)
+    room = min(limit, window)
+    # Until a claim finds room again, every start of one of its Runs is announced: it makes some.
+    (registry.full.add if window < limit else registry.full.discard)(automation)
     if room <= 0:
         return []
     held = transaction.one(_HELD, {"solution": known.solution}) is not None
@@ -158,15 +194,83 @@ def queued_after(transaction: Transaction, registry: Registry, pub: int, limit: 
         rows = transaction.all(_AGAIN, {"automation": pk, "pub": pub, "limit": limit})
         if rows:
             known = registry.known(transaction, pk)
-            found += _claimed(transaction, known, [row[:5] for row in rows])
+            found += _claimed(transaction, known, rows)
     found.sort(key=lambda claimed: claimed.pub)
     return found[:limit]
+
+
+def queued_runs(transaction: Transaction, automation: int, limit: int, below: int | None) -> list[QueuedRun]:
+    """The oldest publications of a queue that weren't started."""
+    params = {"automation": automation, "limit": limit, "below": _NO_LIMIT if below is None else below}
+    return [QueuedRun(seq, pub, from_micros(at)) for seq, pub, at in transaction.all(_OLDEST, params)]
+
+
+def started_pub(transaction: Transaction, epoch: int, automation: int) -> int:
+    """The latest publication of this epoch that was started."""
+    row = transaction.one(_STARTED_PUB, {"automation": automation, "epoch": epoch})
+    return 0 if row is None else int(row[0])
+
+
+def republish(
+    transaction: Transaction, registry: Registry, epoch: int, items: Sequence[QueuedRun], now: int
+) -> list[Claimed]:
+    """A new number for each that is still Queued with the old one."""
+    base = fence(transaction, epoch)
+    again = [
+        {"seq": item.seq, "was": item.pub, "pub": pub, "epoch": epoch, "now": now}
+        for pub, item in enumerate(sorted(items, key=lambda item: item.pub), start=base)
+    ]
+    transaction.run(_TAKE_PUBS, {"n": len(again), "epoch": epoch})
+    by_automation: dict[int, list[Row]] = defaultdict(list)
+    for row in transaction.each(_REPUBLISH, again):
+        if row:
+            by_automation[row[0][0]].append(row[0][1:])
+    claimed = [
+        run
+        for automation, rows in by_automation.items()
+        for run in _claimed(transaction, registry.known(transaction, automation), rows)
+    ]
+    return sorted(claimed, key=lambda run: run.pub)
 
 
 def confirmed(transaction: Transaction, epoch: int, pub: int) -> None:
     """Moves the watermark; it never goes back."""
     fence(transaction, epoch)
     transaction.run(_CONFIRMED, {"epoch": epoch, "pub": pub})
+
+
+def queued_runs(transaction: Transaction, automation: int, limit: int, below: int | None) -> list[QueuedRun]:
+    """The longest Queued, by publication number."""
+    request = {"automation": automation, "limit": limit, "below": _NO_PUB if below is None else below}
+    return [QueuedRun(seq, pub, from_micros(at)) for seq, pub, at in transaction.all(_OLDEST, request)]
+
+
+def started_pub(transaction: Transaction, epoch: int, automation: int) -> int:
+    """A publication that was started on the Automation's queue, the highest among the Runs that run or ended last."""
+    row = transaction.one(_STARTED, {"epoch": epoch, "automation": automation})
+    return 0 if row is None or row[0] is None else int(row[0])
+
+
+def republish(
+    transaction: Transaction, registry: Registry, *, epoch: int, items: Sequence[QueuedRun], now: int
+) -> list[Claimed]:
+    """New publication numbers for Runs that are still Queued under the old ones."""
+    base = fence(transaction, epoch)
+    transaction.run(_TAKE_PUBS, {"n": len(items), "epoch": epoch})
+    wanted = [
+        {"seq": item.seq, "was": item.pub, "pub": base + place, "now": now}
+        for place, item in enumerate(sorted(items, key=lambda item: item.pub))
+    ]
+    by_automation: dict[int, list[Row]] = {}
+    for rows in transaction.each(_REPUBLISH, wanted):
+        for row in rows:
+            by_automation.setdefault(row[5], []).append(row[:5])
+    claimed = [
+        each
+        for pk, rows in by_automation.items()
+        for each in _claimed(transaction, registry.known(transaction, pk), rows)
+    ]
+    return sorted(claimed, key=lambda each: each.pub)
 
 
 def unpublished(changes: Changes, items: Sequence[Unpublished]) -> int:

@@ -9,14 +9,14 @@ class StoreError(Exception):
     """Root of everything that the run store raises."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError):  # noqa: N818 - the word of the state table
     """The database can't be used now (disk full, read-only, gone); nothing of the request was written.
 
     The store recovers by itself: the next request tries again.
     """
 
 
-class Refused(StoreError):
+class Refused(StoreError):  # noqa: N818 - an answer, no fault
     """A rule refuses the request; raised before anything was written."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from maestro.runs import lifecycle, schema
 from maestro.runs.changes import BUCKET
@@ -241,7 +242,7 @@ def _label(transaction: Transaction, name: str) -> sa.ColumnElement[Any]:
     if transaction.sqlite:
         quoted = name.replace('"', '""')
         return sa.func.json_extract(_D.labels, f'$."{quoted}"')
-    return sa.cast(_D.labels, sa.dialects.postgresql.JSONB).op("->>")(name)
+    return sa.cast(_D.labels, JSONB).op("->>")(name)
 
 
 def _position(cursor: str) -> int:

@@ -54,6 +54,8 @@ class Registry:
         self._ids: Mapping[str, int] = {}
         self._solutions: Mapping[str, int] = {}
         self._stamp: Row = ()
+        self.full: set[int] = set()
+        """Automations whose last claim was cut short by the window. Only for the writer's thread."""
         self.keyed = False
         """Some Automation has an ordering key, or had one while this process lives."""
 

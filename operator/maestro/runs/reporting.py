@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,12 @@ _PROGRESS = Sql("""
     ON CONFLICT (run_seq) DO UPDATE
     SET done = excluded.done, total = excluded.total, text = excluded.text, at = excluded.at""")
 
+_STARTED = Sql("""
+    INSERT INTO run_started (automation_id, writer, epoch, pub) VALUES (:automation, :writer, :epoch, :pub)
+    ON CONFLICT (automation_id, writer) DO UPDATE SET epoch = excluded.epoch, pub = excluded.pub
+    WHERE excluded.epoch > run_started.epoch
+       OR (excluded.epoch = run_started.epoch AND excluded.pub > run_started.pub)""")
+
 _EVENTS = {
     "start": Event.START,
     "log": Event.HEARTBEAT,
@@ -41,21 +48,31 @@ _EVENTS = {
 _ENDS = {"completed": End.OK, "completed_no_invoices": End.NOTHING, "canceled": End.CANCELED}
 
 
-def report(changes: Changes, items: Sequence[Report]) -> list[ReportAnswer]:
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Who writes: the process (its counters are its own), and the store that publications come from."""
+
+    writer: str
+    store_id: str
+
+
+def report(changes: Changes, here: Here, items: Sequence[Report]) -> list[ReportAnswer]:
     """Treats reports in their order and writes what they change."""
-    return _Reporting(changes).treat(items)
+    return _Reporting(changes, here).treat(items)
 
 
 class _Reporting:
     """Reports of one transaction: answers, and the rows that they bring along."""
 
-    def __init__(self, changes: Changes) -> None:
+    def __init__(self, changes: Changes, here: Here) -> None:
         self._changes = changes
+        self._here = here
         self._transaction = changes.transaction
         self._now = changes.now
         self._logs: list[dict[str, Any]] = []
         self._progress: dict[int, dict[str, Any]] = {}
         self._unknown: dict[UUID, dict[str, Any]] = {}
+        self._started: dict[int, tuple[int, int]] = {}
 
     def treat(self, items: Sequence[Report]) -> list[ReportAnswer]:
         runs = self._changes.load_ids({item.job for item in items})
@@ -64,6 +81,7 @@ class _Reporting:
         self._changes.flush()
         self._transaction.many(_LOG, self._logs)
         self._transaction.many(_PROGRESS, [self._progress[seq] for seq in sorted(self._progress)])
+        self._transaction.many(_STARTED, self._started_rows())
         self._transaction.many(_UNKNOWN, [self._unknown[run_id] for run_id in sorted(self._unknown)])
         return [
             step if isinstance(step, ReportAnswer) else self._answer(item, runs[item.job], step, parameters)
@@ -92,7 +110,7 @@ class _Reporting:
             event,
             worker=item.worker,
             attempt=item.attempt,
-            pub=item.pub,
+            pub=item.pub if self._is_ours(item) else None,
             redelivered=item.redelivered,
             older=item.older,
             job_pod=item.job_pod,
@@ -118,7 +136,9 @@ class _Reporting:
         return None if row is None else (row[0], row[1])
 
     def _keep(self, item: Report, tracked: Tracked) -> None:
-        if item.op == "log":
+        if item.op == "start":
+            self._keep_start(item, tracked)
+        elif item.op == "log":
             self._keep_lines(item, tracked)
         elif item.op == "progress" and (item.done, item.total, item.text) != (None, None, None):
             self._progress[tracked.seq] = {
@@ -128,6 +148,22 @@ class _Reporting:
                 "text": item.text,
                 "at": self._now,
             }
+
+    def _is_ours(self, item: Report) -> bool:
+        """False for a message of a store that this one was restored from, or of a stranger."""
+        return item.store is None or item.store == self._here.store_id
+
+    def _keep_start(self, item: Report, tracked: Tracked) -> None:
+        """Queues are first in, first out: what was published before this and waits was overtaken."""
+        if item.pub is not None and item.epoch is not None and self._is_ours(item):
+            started = (item.epoch, item.pub)
+            self._started[tracked.automation] = max(started, self._started.get(tracked.automation, started))
+
+    def _started_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"automation": automation, "writer": self._here.writer, "epoch": epoch, "pub": pub}
+            for automation, (epoch, pub) in sorted(self._started.items())
+        ]
 
     def _keep_lines(self, item: Report, tracked: Tracked) -> None:
         limit = self._changes.policy(tracked).log_lines

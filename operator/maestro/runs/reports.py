@@ -39,7 +39,8 @@ class Report:
     - `jobEnded`: the Job of attempt `attempt` ended: `status` `completed` or `failed`; None: it vanished.
 
     `older` marks the older contract: no `attempt`; `worker` is the pod's uid from the token review, else the
-    peer's address; the lease is run.timeout until its first `poll`. `caller` limits the report to Runs of one Automation (its key in the store).
+    peer's address; the lease is run.timeout until its first `poll`. `caller` limits the report to Runs of one
+    Automation (its key in the store).
     `job_pod`: the Run was launched as a Job without the SDK, so nobody sends heartbeats: the lease is run.timeout.
     """
 

@@ -41,6 +41,7 @@ _FORGET_AUTOMATION = tuple(
     for table, column in (
         ("run_count", "automation_id"),
         ("run_tally", "automation_id"),
+        ("run_started", "automation_id"),
         ("fairness", "automation_id"),
         ("run_key", "automation_id"),
         ("idempotency", "automation_id"),

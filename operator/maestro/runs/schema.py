@@ -6,6 +6,8 @@ What is only looked up or shown stands in `run_detail`, which is written once.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -104,7 +106,7 @@ run = Table(
 
 
 def _index(name: str, *columns: str, where: str | None = None, unique: bool = False) -> Index:
-    conditions = {} if where is None else {"sqlite_where": text(where), "postgresql_where": text(where)}
+    conditions: dict[str, Any] = {} if where is None else {"sqlite_where": text(where), "postgresql_where": text(where)}
     return Index(name, *(run.c[column] for column in columns), unique=unique, **conditions)
 
 
@@ -220,6 +222,17 @@ run_tally = Table(
     sqlite_with_rowid=False,
 )
 """Runs that ended, by ten minutes: what 'in the last 24 hours' is answered from."""
+
+run_started = Table(
+    "run_started",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("writer", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("pub", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""The latest publication that was started on each queue: what was published before it and waits was overtaken."""
 
 log = Table(
     "log",

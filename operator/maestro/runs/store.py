@@ -28,6 +28,7 @@ from maestro.runs.model import (
     Orphan,
     Page,
     Parameters,
+    QueuedRun,
     Registration,
     RunFilter,
     RunView,
@@ -58,11 +59,11 @@ class RunStore:
     fence, for tools and tests). Automations are named by the key that `register` returns.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, store_id: str, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._registry = Registry()
-        self._name = secrets.token_hex(4)
+        self._here = reporting.Here(writer=secrets.token_hex(4), store_id=store_id)
         self._callbacks: list[OnWork] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="run-store-reader")
         self._writer = Writer(
@@ -81,8 +82,8 @@ class RunStore:
         database = Database(url)
         migrate.upgrade(database)
         with database.write() as transaction:
-            dispatch.prepare(transaction)
-        store = cls(database, clock)
+            store_id = dispatch.prepare(transaction)
+        store = cls(database, store_id, clock)
         with database.read() as transaction:
             store._registry.load(transaction)
         return store
@@ -102,7 +103,8 @@ class RunStore:
         return None
 
     def on_work(self, callback: OnWork) -> None:
-        """Registers a callback for: an accept, a retry come due, a slot or key set free. It must not block."""
+        """Registers a callback for: an accept, a retry come due, a slot, a key or a full window set free. It must not
+        block."""
         self._callbacks.append(callback)
 
     # -- Automations ---------------------------------------------------------------------------------------------
@@ -241,6 +243,22 @@ class RunStore:
         again. Only reads: `epoch` is there so that the caller says who it is."""
         return await self._read(lambda transaction: dispatch.queued_after(transaction, self._registry, pub, limit))
 
+    async def queued_runs(self, automation: int, limit: int, *, below: int | None = None) -> list[QueuedRun]:
+        """Queued Runs of an Automation, the oldest publications first; `below`: only smaller numbers."""
+        return await self._read(lambda transaction: dispatch.queued_runs(transaction, automation, limit, below))
+
+    async def started_pub(self, epoch: int, automation: int) -> int:
+        """The highest publication number of this epoch that was started on the Automation's queue; 0: none yet."""
+        return await self._read(lambda transaction: dispatch.started_pub(transaction, epoch, automation))
+
+    async def republish(self, epoch: int, items: Sequence[QueuedRun]) -> list[Claimed]:
+        """Gives each that is still Queued with its number a new one, in order; publish what is returned."""
+
+        def write(transaction: Transaction) -> list[Claimed]:
+            return dispatch.republish(transaction, self._registry, epoch, items, self._now())
+
+        return await self._write(write, len(items))
+
     async def confirmed(self, epoch: int, pub: int) -> None:
         """Every publication up to `pub` was confirmed: the watermark. It never goes back."""
         await self._write(lambda transaction: dispatch.confirmed(transaction, epoch, pub))
@@ -252,6 +270,26 @@ class RunStore:
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
             return dispatch.unpublished(self._changes(transaction), items)
+
+        return await self._write(write, len(items))
+
+    async def queued_runs(self, automation: int, limit: int, *, below: int | None = None) -> list[QueuedRun]:
+        """The longest Queued Runs of an Automation, by publication number; only those below `below` where given."""
+        return await self._read(lambda transaction: dispatch.queued_runs(transaction, automation, limit, below))
+
+    async def started_pub(self, epoch: int, automation: int) -> int:
+        """A recent publication that was started on the Automation's queue, at best the highest; 0: none. What was
+        published before it has been delivered, or is lost."""
+        return await self._read(lambda transaction: dispatch.started_pub(transaction, epoch, automation))
+
+    async def republish(self, epoch: int, items: Sequence[QueuedRun]) -> list[Claimed]:
+        """Gives Runs that are still Queued under these publication numbers new ones, in the same order: what the broker
+        lost. The caller must publish them."""
+        if not items:
+            return []
+
+        def write(transaction: Transaction) -> list[Claimed]:
+            return dispatch.republish(transaction, self._registry, epoch=epoch, items=items, now=self._now())
 
         return await self._write(write, len(items))
 
@@ -378,7 +416,7 @@ class RunStore:
             dispatch.fence(transaction, epoch)
             self._registry.load(transaction)
             ledger = self._ledger(transaction, to_micros(now))
-            return retention.prune(transaction, self._registry, ledger, to_micros(now), self._name)
+            return retention.prune(transaction, self._registry, ledger, to_micros(now), self._here.writer)
 
         return await self._write(write)
 
@@ -388,7 +426,7 @@ class RunStore:
         return to_micros(self._clock())
 
     def _ledger(self, transaction: Transaction, now: int | None = None) -> Ledger:
-        return Ledger(transaction, self._name, self._now() if now is None else now)
+        return Ledger(transaction, self._here.writer, self._now() if now is None else now)
 
     def _changes(self, transaction: Transaction, now: int | None = None) -> Changes:
         """A unit of work that tells of new work once it is durable."""
@@ -414,7 +452,7 @@ class RunStore:
 
     def _report_batch(self, transaction: Transaction, lists: list[Any]) -> Sequence[Any]:
         everything = [report for one_list in lists for report in one_list]
-        answers = iter(reporting.report(self._changes(transaction), everything))
+        answers = iter(reporting.report(self._changes(transaction), self._here, everything))
         return [[next(answers) for _ in one_list] for one_list in lists]
 
     async def _write(self, action: Callable[[Transaction], _T], weight: int = 1) -> _T:

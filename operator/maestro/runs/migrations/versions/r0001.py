@@ -286,6 +286,15 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_table(
+        "run_started",
+        sa.Column("automation_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("writer", sa.Text(), nullable=False),
+        sa.Column("epoch", sa.BigInteger(), nullable=False),
+        sa.Column("pub", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("automation_id", "writer"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "run_tally",
         sa.Column("automation_id", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("bucket", sa.BigInteger(), autoincrement=False, nullable=False),
