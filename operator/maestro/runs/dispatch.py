@@ -55,28 +55,8 @@ _STARTED_PUB = Sql("SELECT coalesce(max(pub), 0) FROM run_started WHERE automati
 _REPUBLISH = Sql("""
     UPDATE run SET pub = :pub, epoch = :epoch, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
     RETURNING automation_id, seq, id, pub, attempt, parameters""")
-_OLDEST = Sql("""
-    SELECT seq, pub, queued_at FROM run
-    WHERE automation_id = :automation AND state = 2 AND pub < :below ORDER BY pub LIMIT :limit""")
-# Workers of the older contract don't say which publication they start: the Run's own counts where it is its only one
-# (`epoch` is empty after a repair).
-_STARTED = Sql("""
-    SELECT max(CASE WHEN holder_pub IS NOT NULL THEN holder_pub WHEN epoch = :epoch THEN pub END) FROM (
-        SELECT * FROM (SELECT holder_pub, epoch, pub FROM run WHERE automation_id = :automation AND state = 3) a
-        UNION ALL SELECT * FROM (SELECT holder_pub, epoch, pub FROM run WHERE automation_id = :automation AND state = 5
-                                 ORDER BY seq DESC LIMIT 20) b
-        UNION ALL SELECT * FROM (SELECT holder_pub, epoch, pub FROM run WHERE automation_id = :automation AND state = 6
-                                 ORDER BY seq DESC LIMIT 20) c
-    ) started WHERE pub IS NOT NULL""")
-_REPUBLISH = Sql("""
-    UPDATE run SET pub = :pub, epoch = NULL, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
-    RETURNING seq, id, pub, attempt, parameters, automation_id""")
 _TAKE_BACK = Sql("SELECT seq FROM run WHERE automation_id = :automation AND state = 2 ORDER BY pub LIMIT :limit")
-
-
 _NO_LIMIT = (1 << 63) - 1
-
-_NO_PUB = 1 << 62
 
 
 def fence(transaction: Transaction, epoch: int | None) -> int:
@@ -237,40 +217,6 @@ def confirmed(transaction: Transaction, epoch: int, pub: int) -> None:
     """Moves the watermark; it never goes back."""
     fence(transaction, epoch)
     transaction.run(_CONFIRMED, {"epoch": epoch, "pub": pub})
-
-
-def queued_runs(transaction: Transaction, automation: int, limit: int, below: int | None) -> list[QueuedRun]:
-    """The longest Queued, by publication number."""
-    request = {"automation": automation, "limit": limit, "below": _NO_PUB if below is None else below}
-    return [QueuedRun(seq, pub, from_micros(at)) for seq, pub, at in transaction.all(_OLDEST, request)]
-
-
-def started_pub(transaction: Transaction, epoch: int, automation: int) -> int:
-    """A publication that was started on the Automation's queue, the highest among the Runs that run or ended last."""
-    row = transaction.one(_STARTED, {"epoch": epoch, "automation": automation})
-    return 0 if row is None or row[0] is None else int(row[0])
-
-
-def republish(
-    transaction: Transaction, registry: Registry, *, epoch: int, items: Sequence[QueuedRun], now: int
-) -> list[Claimed]:
-    """New publication numbers for Runs that are still Queued under the old ones."""
-    base = fence(transaction, epoch)
-    transaction.run(_TAKE_PUBS, {"n": len(items), "epoch": epoch})
-    wanted = [
-        {"seq": item.seq, "was": item.pub, "pub": base + place, "now": now}
-        for place, item in enumerate(sorted(items, key=lambda item: item.pub))
-    ]
-    by_automation: dict[int, list[Row]] = {}
-    for rows in transaction.each(_REPUBLISH, wanted):
-        for row in rows:
-            by_automation.setdefault(row[5], []).append(row[:5])
-    claimed = [
-        each
-        for pk, rows in by_automation.items()
-        for each in _claimed(transaction, registry.known(transaction, pk), rows)
-    ]
-    return sorted(claimed, key=lambda each: each.pub)
 
 
 def unpublished(changes: Changes, items: Sequence[Unpublished]) -> int:

@@ -273,26 +273,6 @@ class RunStore:
 
         return await self._write(write, len(items))
 
-    async def queued_runs(self, automation: int, limit: int, *, below: int | None = None) -> list[QueuedRun]:
-        """The longest Queued Runs of an Automation, by publication number; only those below `below` where given."""
-        return await self._read(lambda transaction: dispatch.queued_runs(transaction, automation, limit, below))
-
-    async def started_pub(self, epoch: int, automation: int) -> int:
-        """A recent publication that was started on the Automation's queue, at best the highest; 0: none. What was
-        published before it has been delivered, or is lost."""
-        return await self._read(lambda transaction: dispatch.started_pub(transaction, epoch, automation))
-
-    async def republish(self, epoch: int, items: Sequence[QueuedRun]) -> list[Claimed]:
-        """Gives Runs that are still Queued under these publication numbers new ones, in the same order: what the broker
-        lost. The caller must publish them."""
-        if not items:
-            return []
-
-        def write(transaction: Transaction) -> list[Claimed]:
-            return dispatch.republish(transaction, self._registry, epoch=epoch, items=items, now=self._now())
-
-        return await self._write(write, len(items))
-
     async def due(self, now: datetime, limit: int = 500, *, epoch: int | None = None) -> Due:
         """Treats what the clock has brought: leases run out, timeouts, retries and `notBefore` come due, expiry."""
 
