@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from maestro.resources import names, pod
-from maestro.resources.conditions import Condition
+from maestro.resources.conditions import Conditions
 from maestro.resources.duration import Duration
 from maestro.resources.fields import (
     FreeObject,
@@ -443,11 +443,6 @@ class RecentFailure(Model):
     id: RunId = Field(description="The Run's id.")
     reason: ShortText | None = Field(None, description="Why it failed, in a word.")
     at: datetime = Field(description="When it failed.")
-
-
-Conditions = Annotated[
-    list[Condition], Field(max_length=16, json_schema_extra=extra(list_type="map", list_map_keys=["type"]))
-]
 
 
 class AutomationStatus(Model):

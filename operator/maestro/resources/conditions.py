@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from maestro.resources.fields import Int64
 from maestro.resources.model import Model
+from maestro.resources.rules import extra
 
 ConditionStatus = Literal["True", "False", "Unknown"]
 Settlement = Literal["Current", "InProgress", "Failed"]
@@ -41,6 +42,11 @@ class Condition(Model):
     message: Annotated[str, StringConstraints(max_length=_MAX_MESSAGE)] = Field(
         "", description="A sentence for people that says what is so and, where something is wrong, what to do."
     )
+
+
+Conditions = Annotated[
+    list[Condition], Field(max_length=16, json_schema_extra=extra(list_type="map", list_map_keys=["type"]))
+]
 
 
 def find_condition(conditions: Sequence[Condition], type: str) -> Condition | None:
@@ -113,4 +119,4 @@ def _cut(message: str) -> str:
 
 
 def _whole_seconds(now: datetime) -> datetime:
-    return now.astimezone(timezone.utc).replace(microsecond=0)
+    return now.astimezone(UTC).replace(microsecond=0)

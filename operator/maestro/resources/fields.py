@@ -1,4 +1,4 @@
-"""Types of fields that several models have: every text and list has a bound, which the API server's CEL budget needs."""
+"""Types of fields that several models have. Every text and list has a bound: the API server's CEL budget needs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that mean what they mean in a Pod. The models give their schema; the values stay raw, as Kubernetes takes them."""
+"""Fields that mean what they mean in a Pod. The models give their schema; values stay raw, as Kubernetes takes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _ENV_NAME = r"^[^=]+$"
 _QUANTITY: Schema = {
     "anyOf": [{"type": "integer"}, {"type": "string"}],
     "maxLength": 64,
-    "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+    "pattern": "
+    "r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
     "x-kubernetes-int-or-string": True,
 }
 _QUANTITIES: Schema = {"type": "object", "maxProperties": 32, "additionalProperties": _QUANTITY}
