@@ -50,7 +50,7 @@ async def read(request: Request, limit: int) -> bytes:
         408 when it takes more than a minute.
     """
     announced = request.headers.get("content-length")
-    if announced is not None and announced.isdigit() and int(announced) > limit:
+    if announced is not None and announced.isdecimal() and int(announced[:18]) > limit:
         raise BodyTooLarge(limit)
     chunks: list[bytes] = []
     size = 0

@@ -15,6 +15,7 @@ from maestro.runs.parameters import InvalidParameters, InvalidSchema
 
 OLDER_PREFIX = "/v1.0.0/"
 RETRY_AFTER_SECONDS = 5
+_MOST_DESCRIBED = 3
 _DISCARDED_BYTES = 32 * 1024 * 1024
 
 Detail = dict[str, str]
@@ -80,8 +81,19 @@ def invalid_model(error: ValidationError) -> HttpError:
         {"path": ".".join(map(str, e["loc"])), "rule": e["msg"]}
         for e in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    first = details[0]
-    return HttpError(422, f"{first['path']}: {first['rule']}" if first["path"] else first["rule"], details=details)
+    return HttpError(422, "; ".join(map(described, details[:_MOST_DESCRIBED])), details=details)
+
+
+def invalid_parameters(error: InvalidParameters, prefix: str = "") -> HttpError:
+    """Parameters that don't match their schema; `prefix` is the path of the parameters in the body, ending in a dot."""
+    details = [{**detail, "path": f"{prefix}{detail['path']}".rstrip(".")} for detail in error.details]
+    return HttpError(422, "; ".join(map(described, details[:_MOST_DESCRIBED])), details=details)
+
+
+def described(detail: Detail) -> str:
+    """One detail in words."""
+    words = detail.get("message") or detail["rule"]
+    return f"{detail['path']}: {words}" if detail["path"] else words
 
 
 def translate(error: Exception) -> HttpError | None:
@@ -96,12 +108,11 @@ def translate(error: Exception) -> HttpError | None:
         case IdempotencyConflict():
             return HttpError(422, str(error), details=[{"path": "Idempotency-Key", "rule": str(error)}])
         case UnknownRun():
-            return not_found("no such Run")
+            return not_found(str(error))
         case UnknownAutomation():
             return not_found(str(error))
         case InvalidParameters():
-            details = [dict(d) for d in error.details]
-            return HttpError(422, str(error), details=details)
+            return invalid_parameters(error)
         case InvalidSchema():
             return HttpError(409, f"the Automation's parameterSchema can't be used: {error}")
         case KubeError():

@@ -17,7 +17,7 @@ from maestro.http.answers import json_answer
 from maestro.http.auth import Authenticator, Permission, Person
 from maestro.http.directory import Directory, split_id
 from maestro.http.endpoint import Answer, Body, Endpoint
-from maestro.http.errors import Detail, HttpError, invalid, invalid_model
+from maestro.http.errors import Detail, HttpError, described, invalid, invalid_model, invalid_parameters
 from maestro.http.models import AcceptedRun, AcceptedRuns, LastParameters, RunRequest
 from maestro.runs.model import Accepted, NewRun, Registration, older_status
 from maestro.runs.parameters import InvalidParameters, ParameterValidator
@@ -124,7 +124,7 @@ class Execute:
             return self._directory.validator(registration).merge_and_check(dict(given))
         except InvalidParameters as error:
             metrics.RUNS_REFUSED.labels(why="InvalidParameters").inc()
-            raise _refusal(error, prefix) from None
+            raise invalid_parameters(error, prefix) from None
 
     async def _lines(
         self, request: Request, raw: bytes, key: int, validator: ParameterValidator, person: Person
@@ -140,7 +140,7 @@ class Execute:
                 try:
                     parameters = validator.merge_and_check(dict(wanted.parameters))
                 except InvalidParameters as error:
-                    raise _refusal(error, "parameters.") from None
+                    raise invalid_parameters(error, "parameters.") from None
                 runs.append(_new_run(key, parameters, wanted, person, request))
             except HttpError as error:
                 found = error.details or [{"path": "", "rule": error.message}]
@@ -151,9 +151,7 @@ class Execute:
                 await asyncio.sleep(0)  # other requests get their turn
         if details:
             metrics.RUNS_REFUSED.labels(why="InvalidParameters").inc()
-            first = details[0]
-            message = f"none was accepted: {first['path']}: {first['rule']}"
-            raise HttpError(422, message, details=details[:_MOST_DETAILS])
+            raise HttpError(422, f"none was accepted: {described(details[0])}", details=details[:_MOST_DETAILS])
         if not runs:
             raise HttpError(422, "none was accepted: the list is empty", details=[{"path": "", "rule": "at least one"}])
         return runs
@@ -191,11 +189,6 @@ def _new_run(key: int, parameters: dict[str, Any], wanted: RunRequest, person: P
         user=person.username,
         traceparent=_traceparent(request),
     )
-
-
-def _refusal(error: InvalidParameters, prefix: str) -> HttpError:
-    details = [{**detail, "path": f"{prefix}{detail['path']}".rstrip(".")} for detail in error.details]
-    return HttpError(422, str(error), details=details)
 
 
 def _shown(accepted: Accepted) -> dict[str, str]:

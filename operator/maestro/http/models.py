@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from maestro.runs.model import PRIORITIES, RunState
 
 MAX_LABELS = 32
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 RunStatus = Literal["pending", "running", "completed", "completed_no_invoices", "failed", "canceled"]
 
 
@@ -21,6 +22,14 @@ def _no_nul(value: str) -> str:
     return value
 
 
+def _in_range(value: datetime) -> datetime:
+    # Far from any sane use, and near the ends of the calendar another offset can't be written any more.
+    if not _EARLIEST <= value < _LATEST:
+        raise ValueError("must lie between 1970 and 2200")
+    return value
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_range)]
 Text = Annotated[str, AfterValidator(_no_nul)]
 LabelKey = Annotated[
     str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")
@@ -46,8 +55,8 @@ class RunRequest(Model):
         None, description="The caller's own name for what the Run is about."
     )
     priority: int = Field(0, ge=PRIORITIES.start, lt=PRIORITIES.stop, description="Higher goes first.")
-    not_before: AwareDatetime | None = Field(None, description="It isn't started before this instant.")
-    expires_at: AwareDatetime | None = Field(None, description="Not started by then: Canceled with reason Expired.")
+    not_before: Instant | None = Field(None, description="It isn't started before this instant.")
+    expires_at: Instant | None = Field(None, description="Not started by then: Canceled with reason Expired.")
     fairness_key: Annotated[Text, StringConstraints(min_length=1, max_length=256)] | None = Field(
         None, description="Runs of different keys take turns."
     )
@@ -173,8 +182,8 @@ class RunsQuery(Model):
     user: Text | None = Field(None, max_length=512)
     reference: Text | None = Field(None, max_length=256)
     schedule: Text | None = Field(None, max_length=128)
-    since: AwareDatetime | None = Field(None, description="Accepted at or after.")
-    until: AwareDatetime | None = Field(None, description="Accepted before.")
+    since: Instant | None = Field(None, description="Accepted at or after.")
+    until: Instant | None = Field(None, description="Accepted before.")
     limit: Limit = 50
     cursor: str | None = Field(None, max_length=256)
 
@@ -284,7 +293,8 @@ class Problem(BaseModel):
         """Which field breaks which rule."""
 
         path: str
-        rule: str
+        rule: str = Field(description="The rule in words, or the keyword of the JSON Schema.")
+        message: str | None = Field(None, description="With a keyword: the rule in words.")
 
     status: int
     message: str

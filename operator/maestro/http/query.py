@@ -19,7 +19,7 @@ def run_id(request: Request) -> UUID:
     """The Run's id in the path; 404 for what can't be one."""
     given = request.path_params["id"]
     if not _UUID.fullmatch(given):
-        raise not_found("no such Run: its id is a UUID")
+        raise not_found("there is no such Run: its id is a UUID")
     return UUID(given)
 
 

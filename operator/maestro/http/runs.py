@@ -13,11 +13,11 @@ from maestro.http.answers import json_answer
 from maestro.http.auth import Authenticator, Permission, Person
 from maestro.http.directory import Directory, split_id
 from maestro.http.endpoint import Answer, Body, Endpoint
-from maestro.http.errors import HttpError, invalid, invalid_model, not_found
+from maestro.http.errors import HttpError, invalid, invalid_model, invalid_parameters
 from maestro.http.models import AcceptedRun, Canceled, CancelQuery, RetryRequest, Run, Runs, RunsQuery
 from maestro.http.query import query, run_id
 from maestro.http.views import RunViews
-from maestro.runs.errors import NotEnded
+from maestro.runs.errors import NotEnded, UnknownRun
 from maestro.runs.model import RunFilter, RunState, RunView, older_status
 from maestro.runs.parameters import InvalidParameters
 from maestro.runs.store import RunStore
@@ -47,9 +47,10 @@ class RunAccess:
             401, 403, 404 or 503.
         """
         person = await self._authenticator.person(request)
-        run = await self._store.get(run_id(request))
+        wanted = run_id(request)
+        run = await self._store.get(wanted)
         if run is None:
-            raise not_found("no such Run")
+            raise UnknownRun(wanted)
         if run.user != person.username:
             namespace, name = split_id(run.automation_id)
             await self._authenticator.require(person, Permission(verb, "automations", "runs", namespace, name))
@@ -136,7 +137,7 @@ class RunRoutes:
         force = query(request, CancelQuery).force
         answer = await self._store.cancel(run.id, by=person.username, force=force)
         if answer.status == 404:
-            raise not_found("no such Run")
+            raise UnknownRun(run.id)
         if answer.status == 409:
             state = answer.state or run.state
             raise HttpError(409, f"the Run has ended already: {state}")
@@ -158,9 +159,9 @@ class RunRoutes:
         if parameters is not None:
             _, registration = await self._directory.find(run.automation_id)
             try:
-                parameters = self._directory.validator(registration).merge_and_check(dict(parameters))
+                parameters = self._directory.validator(registration).merge_and_check(parameters)
             except InvalidParameters as error:
-                raise HttpError(422, str(error), details=[dict(detail) for detail in error.details]) from None
+                raise invalid_parameters(error, "parameters.") from None
         try:
             accepted = await self._store.retry(run.id, by=person.username, parameters=parameters)
         except NotEnded as error:

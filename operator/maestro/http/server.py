@@ -6,6 +6,8 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from maestro.http.answers import encode
+
 _MAX_HEADER_BYTES = 256 * 1024
 _GRACE_SECONDS = 10
 
@@ -24,6 +26,13 @@ class _Protocol(HttpToolsProtocol):
         if self._header_bytes > _MAX_HEADER_BYTES:
             raise ValueError("the header fields are too large")
         super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        """What isn't HTTP gets the same form of error as everything else."""
+        body = encode({"status": 400, "message": msg, "details": []})
+        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        self.transport.close()
 
 
 def server_config(app: ASGIApp, host: str, port: int) -> uvicorn.Config:

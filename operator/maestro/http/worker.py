@@ -13,7 +13,7 @@ from maestro.http.answers import encode, json_answer
 from maestro.http.auth import Authenticator, Worker
 from maestro.http.directory import Directory
 from maestro.http.endpoint import Answer, Body, Endpoint
-from maestro.http.errors import HttpError, not_found
+from maestro.http.errors import HttpError
 from maestro.http.models import Cancellation, CancellationQuery, Noted, Started, StartRequest, WorkerStatus
 from maestro.http.query import query, run_id
 from maestro.http.reports import (
@@ -32,6 +32,7 @@ from maestro.http.reports import (
 )
 from maestro.http.schemas import ANSWER, FINISH, LOG, REPORT
 from maestro.http.views import moment
+from maestro.runs.errors import UnknownRun
 from maestro.runs.model import RunView
 from maestro.runs.reports import Report, ReportAnswer
 from maestro.runs.store import RunStore
@@ -202,7 +203,7 @@ class WorkerRoutes:
         _, run, caller = await self._enter(request)
         found = await self._store.get(run)
         if found is None:
-            raise not_found("no such Run")
+            raise UnknownRun(run)
         if caller is not None and found.automation != caller:
             raise _refused(403, "NotYourRun")
         return found

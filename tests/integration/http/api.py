@@ -1,4 +1,4 @@
-"""The HTTP API on a loopback port, in a loop and thread of its own, with everything real behind it but the API server."""
+"""The HTTP API on a loopback port, in a loop and thread of its own; all behind it is real but the API server."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Api:
         self.cluster = FakeCluster()
         self.store: RunStore = RunStore.open(f"sqlite:///{folder}/maestro.db")
         self.cache = ObjectCache(AUTOMATION)
-        self.cache.synced = True
+        self.cache.replace([])
         key = folder / "worker-api-key"
         key.write_text(API_KEY)
         self.settings = Settings(namespace="team", **settings)
