@@ -73,7 +73,7 @@ def cni(folder: Path) -> str:
     return json.dumps({"cniVersion": "0.4.0", "name": NETWORK, "plugins": [bridge]}, indent=2)
 
 
-def kubelet(folder: Path, socket: Path, authority: Path) -> str:
+def kubelet(folder: Path, socket: Path, authority: Path, cgroup: str) -> str:
     """Return the kubelet's configuration; no eviction and no image removal, whatever the disk of the machine says."""
     return _document(
         "kubelet.config.k8s.io/v1beta1",
@@ -88,6 +88,7 @@ def kubelet(folder: Path, socket: Path, authority: Path) -> str:
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs",
+            "cgroupRoot": f"/{cgroup}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "maxOpenFiles": 20000,

@@ -11,7 +11,6 @@ from tests.cluster.process import Daemon, Identity, run, wait_for
 
 NAMESPACE = "k8s.io"
 START_SECONDS = 60.0
-SHIM_SOCKETS = Path("/run/containerd/s")
 
 
 class Containers:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
-from tests.cluster.config import ADDRESS, BRIDGE, NETWORK, SERVICE_RANGE
+from tests.cluster.config import ADDRESS, BRIDGE, NETWORK, POD_RANGE, SERVICE_RANGE
 from tests.cluster.errors import ClusterError, CommandError
 from tests.cluster.process import Identity, run
 
 CGROUPS = Path("/sys/fs/cgroup")
-CGROUP = "kubepods"
 NETNS = Path("/run/netns")
 CNI_RESULTS = Path("/var/lib/cni/results")
 CONTAINER_LOGS = Path("/var/log/containers")
+DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+SHIM_SOCKETS = Path("/run/containerd/s")
+# The deepest first, so that a folder is empty when its turn comes.
+FIXED_PLACES = (
+    *(DEVICE_PLUGINS, DEVICE_PLUGINS.parent, CNI_RESULTS, CNI_RESULTS.parent, CONTAINER_LOGS),
+    *(SHIM_SOCKETS, SHIM_SOCKETS.parent, NETNS),
+)
 NFT_TABLES = (("ip", "kube-proxy"), ("ip6", "kube-proxy"))
 # Written by the kubelet and kube-proxy, or by us; put back as they were when the node goes.
 SYSCTLS = (
@@ -131,7 +139,7 @@ def unmount(folder: Path) -> None:
 
 
 def network_namespaces() -> list[Path]:
-    """Return the network namespaces of this node's pods: those with an address on the bridge, or none of their own."""
+    """Return the network namespaces of this node's pods: those with an address in its range."""
     found = []
     for namespace in NETNS.glob("cni-*") if NETNS.exists() else ():
         try:
@@ -141,7 +149,7 @@ def network_namespaces() -> list[Path]:
             found.append(namespace)
             continue
         addresses = [info["local"] for link in json.loads(text or "[]") for info in link.get("addr_info", [])]
-        if any(address.startswith("10.244.") for address in addresses):
+        if any(ip_address(address) in ip_network(POD_RANGE) for address in addresses):
             found.append(namespace)
     return found
 
@@ -152,32 +160,75 @@ def remove_network_namespaces(namespaces: list[Path]) -> None:
         with contextlib.suppress(CommandError):
             run(["umount", namespace])
         namespace.unlink(missing_ok=True)
-    _remove_if_empty(NETNS)
 
 
-def cgroups() -> list[Path]:
-    """Return the pods' cgroups, one in each hierarchy."""
-    return [folder for folder in (CGROUPS / CGROUP, *CGROUPS.glob(f"*/{CGROUP}")) if folder.is_dir()]
+class Cgroups:
+    """The control groups of one node: a folder of its own in every hierarchy, told to the kubelet as its root.
+
+    Attributes
+    ----------
+    name
+        The folder's name; what runs below it is the node's and nobody else's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def make(self) -> None:
+        """Make the folders."""
+        for hierarchy in _hierarchies():
+            folder = hierarchy / self.name
+            folder.mkdir(exist_ok=True)
+            # A group of version 1's cpuset begins empty, and nothing can run in it.
+            for file in (folder / "cpuset.cpus", folder / "cpuset.mems"):
+                if file.exists() and (hierarchy / file.name).exists() and not file.read_text().strip():
+                    file.write_text((hierarchy / file.name).read_text())
+            _delegate(hierarchy)
+
+    def present(self) -> list[Path]:
+        """Return the folders that exist."""
+        return [folder for hierarchy in _hierarchies() if (folder := hierarchy / self.name).is_dir()]
+
+    def kill(self) -> None:
+        """Kill whatever still runs in the groups (containers whose shim is gone)."""
+        deadline = time.monotonic() + 10
+        while pids := set(self._pids()):
+            for pid in pids:
+                identity = Identity.of(pid)
+                if identity is not None:
+                    identity.send(signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"processes in the pods' cgroups don't die: {sorted(pids)}")
+            time.sleep(0.05)
+
+    def remove(self) -> None:
+        """Remove the groups; nothing runs in them any more."""
+        for top in self.present():
+            for folder, _, _ in os.walk(top, topdown=False):
+                _remove_cgroup(Path(folder))
+
+    def _pids(self) -> Iterator[int]:
+        for top in self.present():
+            for file in top.rglob("cgroup.procs"):
+                with contextlib.suppress(OSError):
+                    yield from (int(pid) for pid in file.read_text().split() if Identity.of(int(pid)))
 
 
-def kill_cgroups() -> None:
-    """Kill whatever still runs in the pods' cgroups (containers whose shim is gone)."""
-    deadline = time.monotonic() + 10
-    while pids := set(_cgroup_pids()):
-        for pid in pids:
-            identity = Identity.of(pid)
-            if identity is not None:
-                identity.send(signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise ClusterError(f"processes in the pods' cgroups don't die: {sorted(pids)}")
-        time.sleep(0.05)
+def _hierarchies() -> list[Path]:
+    """The top of each hierarchy: one of version 2, or version 1's, one for each set of controllers."""
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return [folder for folder in CGROUPS.iterdir() if folder.is_dir() and not folder.is_symlink() and folder.is_mount()]
 
 
-def remove_cgroups() -> None:
-    """Remove the pods' cgroups; nothing runs in them any more."""
-    for top in cgroups():
-        for folder, _, _ in os.walk(top, topdown=False):
-            _remove_cgroup(Path(folder))
+def _delegate(hierarchy: Path) -> None:
+    """Version 2: let groups below the top use every controller; in version 1 they do."""
+    control = hierarchy / "cgroup.subtree_control"
+    if not control.exists():
+        return
+    missing = set((hierarchy / "cgroup.controllers").read_text().split()) - set(control.read_text().split())
+    if missing:
+        control.write_text(" ".join(f"+{name}" for name in sorted(missing)))
 
 
 def _remove_cgroup(folder: Path) -> None:
@@ -192,24 +243,37 @@ def _remove_cgroup(folder: Path) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+        else:
+            return
 
 
-def _cgroup_pids() -> Iterator[int]:
-    for top in cgroups():
-        for file in top.rglob("cgroup.procs"):
-            with contextlib.suppress(OSError):
-                yield from (int(pid) for pid in file.read_text().split() if Identity.of(int(pid)))
+def fixed_places() -> list[str]:
+    """Return those of the places that a node writes to, wherever its state is, that exist now."""
+    return [str(folder) for folder in FIXED_PLACES if folder.exists()]
 
 
-def remove_files(log_folder: Path) -> None:
-    """Remove the files that containerd and the kubelet write to fixed places."""
+def remove_files(log_folder: Path, before: list[str]) -> None:
+    """Remove what containerd and the kubelet write to fixed places.
+
+    Parameters
+    ----------
+    log_folder
+        Where this node's pods log to.
+    before
+        The `fixed_places()` of before the node: they stay, with what others have in them.
+    """
     for result in CNI_RESULTS.glob(f"{NETWORK}-*"):
-        result.unlink(missing_ok=True)
+        container = result.name.removeprefix(f"{NETWORK}-").rpartition("-")[0]
+        for file in CNI_RESULTS.glob(f"*-{container}-*"):
+            file.unlink(missing_ok=True)
     for link in CONTAINER_LOGS.glob("*.log"):
         if link.is_symlink() and str(link.readlink()).startswith(f"{log_folder}/"):
             link.unlink()
-    for folder in (CNI_RESULTS, CNI_RESULTS.parent, CONTAINER_LOGS):
-        _remove_if_empty(folder)
+    if str(DEVICE_PLUGINS) not in before:
+        shutil.rmtree(DEVICE_PLUGINS, ignore_errors=True)
+    for folder in FIXED_PLACES:
+        if str(folder) not in before:
+            _remove_if_empty(folder)
 
 
 def _remove_if_empty(folder: Path) -> None:

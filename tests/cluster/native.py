@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import binaries, config, images, leftovers, packages, paths
 from tests.cluster.audit import AuditLog
@@ -40,7 +43,7 @@ class NativeCluster(Cluster):
     backend = "native"
 
     def __init__(self) -> None:
-        super().__init__(paths.KUBECONFIG)
+        super().__init__(paths.kubeconfig())
         self.folder = paths.state()
         self._node = self.folder / "node"
         self._state_file = self.folder / "state.json"
@@ -75,7 +78,7 @@ class NativeCluster(Cluster):
             if self.folder.exists():
                 with step("taking the cluster down"):
                     self._tear_down()
-        paths.KUBECONFIG.unlink(missing_ok=True)
+        paths.kubeconfig().unlink(missing_ok=True)
 
     def health(self) -> Health:
         """Return what runs and what is wrong."""
@@ -216,10 +219,12 @@ class NativeCluster(Cluster):
             self._write_configuration()
         leftovers.set_sysctls({"net.ipv4.ip_forward": "1"})
         leftovers.make_bridge()
+        self._cgroups.make()
         self._containers.start()
-        self._load_system_images()
-        with step("control plane"):
+        with ThreadPoolExecutor(max_workers=1) as pool, step("control plane and system images"):
+            loading = pool.submit(self._load_system_images)
             self._plane.start()
+            loading.result()
         self._kubelet.start()
         self._kube_proxy.start()
         self._publish()
@@ -240,7 +245,7 @@ class NativeCluster(Cluster):
     def _write_configuration(self) -> None:
         if "sysctls" not in self._state():
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-            self._remember(sysctls=leftovers.sysctls())
+            self._remember(sysctls=leftovers.sysctls(), fixed_places=leftovers.fixed_places())
         for folder in ("cni", "volume-plugins", "pod-logs", "kubelet"):
             (self._node / folder).mkdir(parents=True, exist_ok=True)
         for number in range(config.VOLUMES):
@@ -258,7 +263,7 @@ class NativeCluster(Cluster):
         files = {
             "containerd.toml": config.containerd(self._node, self._socket),
             "cni/10-maestro.conflist": config.cni(self._node),
-            "kubelet.json": config.kubelet(self._node, self._socket, authority.pair.certificate),
+            "kubelet.json": config.kubelet(self._node, self._socket, authority.pair.certificate, self._cgroups.name),
             "kube-proxy.json": config.kube_proxy(proxy_kubeconfig),
             "recycler.json": config.recycler(),
             "resolv.conf": "",
@@ -274,10 +279,10 @@ class NativeCluster(Cluster):
         """Put kubeconfig, kubectl and helm where people and scripts look for them."""
         content = self._plane.kubeconfig.read_text()
         paths.BUILD.mkdir(exist_ok=True)
-        temporary = paths.KUBECONFIG.with_name(f".kubeconfig.{os.getpid()}")
+        temporary = paths.kubeconfig().with_name(f".kubeconfig.{os.getpid()}")
         temporary.touch(mode=0o600)
         temporary.write_text(content)
-        temporary.replace(paths.KUBECONFIG)
+        temporary.replace(paths.kubeconfig())
         binaries.link(["kubectl", "helm"], paths.BUILD / "bin")
 
     # -- taking down ---------------------------------------------------------------------------------------------------
@@ -291,7 +296,7 @@ class NativeCluster(Cluster):
         self._containers.daemon.stop(patience=5.0)
         # A shim notices the end of its containerd only when it has one to talk to.
         self._containers.kill_shims()
-        leftovers.kill_cgroups()
+        self._cgroups.kill()
         self._kube_proxy.stop(patience=2.0)
         self._plane.kill()
         self._remove_state()
@@ -307,14 +312,14 @@ class NativeCluster(Cluster):
         self._containers.kill_tasks()
 
     def _remove_state(self) -> None:
-        before = self._state().get("sysctls", {})
+        before = self._state()
         leftovers.remove_network_namespaces(leftovers.network_namespaces())
         leftovers.remove_bridge()
         leftovers.remove_nft_tables()
         leftovers.unmount(self.folder)
-        leftovers.remove_cgroups()
-        leftovers.remove_files(self._node / "pod-logs")
-        leftovers.set_sysctls(before)
+        self._cgroups.remove()
+        leftovers.remove_files(self._node / "pod-logs", before.get("fixed_places", []))
+        leftovers.set_sysctls(before.get("sysctls", {}))
         # The state file last: as long as it is there, another `down` knows that something is left to do.
         for entry in sorted(self.folder.iterdir(), key=lambda path: path == self._state_file):
             if entry.is_dir():
@@ -325,6 +330,12 @@ class NativeCluster(Cluster):
         shutil.rmtree(self._socket.parent, ignore_errors=True)
 
     # -- the parts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _cgroups(self) -> leftovers.Cgroups:
+        # Another state folder is another cluster: it mustn't share the groups with the one of this machine.
+        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
+        return leftovers.Cgroups(f"{config.NETWORK}-{digest}")
 
     @property
     def _socket(self) -> Path:
@@ -373,7 +384,7 @@ class NativeCluster(Cluster):
     def _prepared(self) -> bool:
         return "key" in self._state() or (self._node / "containerd.toml").exists()
 
-    def _state(self) -> dict[str, object]:
+    def _state(self) -> dict[str, Any]:
         return _json(self._state_file)
 
     def _remember(self, **facts: object) -> None:
@@ -382,10 +393,11 @@ class NativeCluster(Cluster):
         temporary.replace(self._state_file)
 
     def _key(self) -> str:
-        return "+".join(module.key for module in binaries.MODULES)
+        digest = hashlib.sha256((paths.HERE / "config.py").read_bytes()).hexdigest()[:12]
+        return "+".join([*(module.key for module in binaries.MODULES), digest])
 
 
-def _node_is_ready(nodes: list[dict], since: float) -> bool:
+def _node_is_ready(nodes: list[dict[str, Any]], since: float) -> bool:
     """Say whether the one node is Ready by a word of the kubelet that runs now, not of one before it."""
     for node in nodes:
         for condition in node["status"].get("conditions", []):
@@ -395,7 +407,7 @@ def _node_is_ready(nodes: list[dict], since: float) -> bool:
     return False
 
 
-def _json(file: Path) -> dict:
+def _json(file: Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text())
     except (FileNotFoundError, ValueError):

@@ -8,7 +8,6 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 BUILD = REPOSITORY / "build"
-KUBECONFIG = BUILD / "kubeconfig"
 
 
 def cache() -> Path:
@@ -22,3 +21,8 @@ def cache() -> Path:
 def state() -> Path:
     """Return the folder of the native cluster's state (etcd, certificates, containers, logs)."""
     return Path(os.environ.get("MAESTRO_CLUSTER_STATE", "/var/lib/maestro-cluster"))
+
+
+def kubeconfig() -> Path:
+    """Return where the kubeconfig of a cluster that the harness has made is put."""
+    return Path(os.environ.get("MAESTRO_CLUSTER_KUBECONFIG", BUILD / "kubeconfig"))

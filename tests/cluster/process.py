@@ -113,7 +113,8 @@ class Identity:
         except (FileNotFoundError, ProcessLookupError):
             return None
         state, *fields = stat.rpartition(")")[2].split()
-        if state in "ZX":
+        # While other threads still end, the first one is a zombie already, but the ports are not free yet.
+        if state in "ZX" and _threads(pid) <= 1:
             return None
         return cls(pid=pid, start_ticks=int(fields[18]), boot_id=_boot_id())
 
@@ -157,6 +158,13 @@ class Identity:
                     return
                 time.sleep(POLL_SECONDS)
         raise ClusterError(f"process {self.pid} doesn't die from SIGKILL")
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def _boot_id() -> str:
