@@ -11,6 +11,8 @@ from maestro.resources import names, pod
 from maestro.resources.conditions import Conditions
 from maestro.resources.duration import Duration
 from maestro.resources.fields import (
+    ATOMIC,
+    SET,
     FreeObject,
     Int32,
     Int64,
@@ -120,14 +122,14 @@ class Worker(Model):
     command: (
         Annotated[
             list[Annotated[str, StringConstraints(max_length=32768)]],
-            Field(max_length=256, json_schema_extra=extra(list_type="atomic")),
+            Field(max_length=256, json_schema_extra=ATOMIC),
         ]
         | None
     ) = Field(None, description="The program in place of the image's entrypoint, not run in a shell.")
     args: (
         Annotated[
             list[Annotated[str, StringConstraints(max_length=131072)]],
-            Field(max_length=512, json_schema_extra=extra(list_type="atomic")),
+            Field(max_length=512, json_schema_extra=ATOMIC),
         ]
         | None
     ) = Field(None, description="Arguments in place of the image's own; $(NAME) stands for an environment variable.")
@@ -240,9 +242,7 @@ class RunPolicy(Model):
         description="How many Runs may run at once, over all pods and Jobs. Defaults to no limit but what the workers "
         "can take.",
     )
-    ordering_key: (
-        Annotated[list[Key], Field(min_length=1, max_length=16, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(
+    ordering_key: Annotated[list[Key], Field(min_length=1, max_length=16, json_schema_extra=ATOMIC)] | None = Field(
         None,
         description="Names of parameters. Runs with equal values in all of them run one after the other, in the order "
         "in which they were accepted and with their retries; others run in parallel. Defaults to none: no order.",
@@ -316,7 +316,7 @@ class Notification(Model):
     )
     events: Annotated[
         list[Literal["Failed", "Recovered", "DeadLettered", "Paused"]],
-        Field(min_length=1, max_length=4, json_schema_extra=extra(list_type="set")),
+        Field(min_length=1, max_length=4, json_schema_extra=SET),
     ] = Field(
         description="What is told. Failed: a Run failed for good. Recovered: a Run succeeded after a failed one. "
         "DeadLettered: the queue gave a message up. Paused: so many failures that nothing more is dispatched."
@@ -388,10 +388,10 @@ class AutomationSpec(Model):
     run: RunPolicy = section(
         RunPolicy, "The rules for Runs: how long they may take, how often they are tried, what runs beside what."
     )
-    reads: Annotated[list[Key], Field(max_length=256, json_schema_extra=extra(list_type="set"))] | None = Field(
+    reads: Annotated[list[Key], Field(max_length=256, json_schema_extra=SET)] | None = Field(
         None, description=f"Keys of the data that a Run depends on; a replay cascades along them. {_KEYS_NOTE}"
     )
-    writes: Annotated[list[Key], Field(max_length=256, json_schema_extra=extra(list_type="set"))] | None = Field(
+    writes: Annotated[list[Key], Field(max_length=256, json_schema_extra=SET)] | None = Field(
         None,
         description=f"Keys of the data that a Run changes; a replay makes stale whatever reads them. {_KEYS_NOTE}",
     )
@@ -465,9 +465,9 @@ class AutomationStatus(Model):
     )
     runs: RunCounts | None = Field(None, description="How many Runs there are, at most half a minute old.")
     last_run: LastRun | None = Field(None, description="The Run that changed last.")
-    recent_failures: (
-        Annotated[list[RecentFailure], Field(max_length=5, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="The last five Runs that failed, the newest first.")
+    recent_failures: Annotated[list[RecentFailure], Field(max_length=5, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="The last five Runs that failed, the newest first."
+    )
     last_handled_unpause: ShortText | None = Field(
         None, description="The value of the annotation maestro-operator.io/unpause that was last acted on."
     )

@@ -6,8 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, WithJsonSchema
 
+from maestro.resources.rules import extra
+
 # The schema of an object whose keys are free. CEL can't look into it, but it can compare it.
 FREE_OBJECT: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+# Lists that are replaced as a whole, and lists without duplicates whose entries several managers may own.
+ATOMIC: dict[str, Any] = extra(list_type="atomic")
+SET: dict[str, Any] = extra(list_type="set")
 
 FreeObject = Annotated[dict[str, Any], WithJsonSchema(FREE_OBJECT)]
 

@@ -14,8 +14,7 @@ _ENV_NAME = r"^[^=]+$"
 _QUANTITY: Schema = {
     "anyOf": [{"type": "integer"}, {"type": "string"}],
     "maxLength": 64,
-    "pattern": "
-    "r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+    "pattern": r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$",
     "x-kubernetes-int-or-string": True,
 }
 _QUANTITIES: Schema = {"type": "object", "maxProperties": 32, "additionalProperties": _QUANTITY}

@@ -11,6 +11,7 @@ from maestro.resources import names
 from maestro.resources.conditions import Conditions
 from maestro.resources.duration import Duration
 from maestro.resources.fields import (
+    ATOMIC,
     AutomationName,
     FreeObject,
     Hash,
@@ -39,7 +40,29 @@ Phase = Literal[
 ]
 TERMINAL_PHASES: frozenset[Phase] = frozenset({"Finished", "Skipped", "Failure", "Canceled"})
 
-_CRITERIA = ("runs", "automations", "states", "from", "to", "parameters", "labels", "references", "deadLettered", "reads")
+_CRITERIA = (
+    "runs",
+    "automations",
+    "states",
+    "from",
+    "to",
+    "parameters",
+    "labels",
+    "references",
+    "deadLettered",
+    "reads",
+)
+_MUTABLE = (
+    "decision",
+    "decided_by",
+    "decision_reason",
+    "plan_hash",
+    "suspend",
+    "resume",
+    "cancel",
+    "fail",
+    "parallelism",
+)
 
 _LABELS = WithJsonSchema(
     {"type": "object", "maxProperties": 64, "additionalProperties": {"type": "string", "maxLength": 1024}}
@@ -63,17 +86,16 @@ class Select(Model):
         )
     )
 
-    runs: (
-        Annotated[list[RunId], Field(min_length=1, max_length=10_000, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="The ids of the Runs, at most 10000.")
+    runs: Annotated[list[RunId], Field(min_length=1, max_length=10_000, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="The ids of the Runs, at most 10000."
+    )
     automations: (
-        Annotated[list[AutomationName], Field(min_length=1, max_length=1000, json_schema_extra=extra(list_type="atomic"))]
-        | None
+        Annotated[list[AutomationName], Field(min_length=1, max_length=1000, json_schema_extra=ATOMIC)] | None
     ) = Field(None, description="Runs of these Automations, by name. Defaults to all of the Solution.")
     states: (
         Annotated[
             list[Literal["Succeeded", "Failed", "Canceled"]],
-            Field(min_length=1, max_length=3, json_schema_extra=extra(list_type="atomic")),
+            Field(min_length=1, max_length=3, json_schema_extra=ATOMIC),
         ]
         | None
     ) = Field(None, description="Runs that ended so. Defaults to any end.")
@@ -90,14 +112,14 @@ class Select(Model):
     )
     parameters: FreeObject | None = Field(None, description="Runs whose parameters have these values.")
     labels: Annotated[dict[str, str], _LABELS] | None = Field(None, description="Runs that carry these labels.")
-    references: (
-        Annotated[list[ShortText], Field(min_length=1, max_length=1000, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="Runs that were accepted with one of these references.")
+    references: Annotated[list[ShortText], Field(min_length=1, max_length=1000, json_schema_extra=ATOMIC)] | None = (
+        Field(None, description="Runs that were accepted with one of these references.")
+    )
     dead_lettered: bool | None = Field(
         None, description="true: only Runs whose message was given up by the queue; false: only others."
     )
-    reads: Annotated[list[Key], Field(min_length=1, max_length=256, json_schema_extra=extra(list_type="atomic"))] | None = (
-        Field(None, description="Runs that depend on one of these keys, as their Automation's reads say.")
+    reads: Annotated[list[Key], Field(min_length=1, max_length=256, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="Runs that depend on one of these keys, as their Automation's reads say."
     )
 
 
@@ -287,9 +309,9 @@ class Plan(Model):
     predicted_additions: Int64 | None = Field(
         None, description="How many more are expected to join because they become stale."
     )
-    preview: (
-        Annotated[list[PlannedRun], Field(max_length=50, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="The first 50 Runs, without their parameters.")
+    preview: Annotated[list[PlannedRun], Field(max_length=50, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="The first 50 Runs, without their parameters."
+    )
 
 
 class Progress(Model):
@@ -337,9 +359,9 @@ class ReprocessingStatus(Model):
     plan: Plan | None = Field(None, description="What is run again.")
     progress: Progress | None = Field(None, description="How far the replay is.")
     approval: Approval | None = Field(None, description="The decision as the controller took it.")
-    history: (
-        Annotated[list[HistoryEntry], Field(max_length=50, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="The phases so far, at most the last 50.")
+    history: Annotated[list[HistoryEntry], Field(max_length=50, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="The phases so far, at most the last 50."
+    )
     conditions: Conditions = Field(
         default_factory=list,
         description="Ready (true from PendingApproval on), Approved, GatewayBlocked and Complete; Reconciling while "
@@ -367,8 +389,4 @@ class Reprocessing(Resource):
 
     def immutable_fields(self) -> dict[str, Any]:
         """The immutable part of the spec as JSON; the plan's hash is over it."""
-        mutable = {
-            "decision", "decided_by", "decision_reason", "plan_hash", "suspend", "resume", "cancel", "fail", "
-            ""parallelism",
-        }  # fmt: skip
-        return self.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=mutable)
+        return self.spec.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=set(_MUTABLE))

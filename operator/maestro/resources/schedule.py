@@ -11,6 +11,8 @@ from maestro.resources import names
 from maestro.resources.conditions import Conditions
 from maestro.resources.duration import Duration
 from maestro.resources.fields import (
+    ATOMIC,
+    SET,
     AutomationName,
     FreeObject,
     Int32,
@@ -66,16 +68,16 @@ class CalendarKey(Model):
 class Exclude(Model):
     """Days without ticks."""
 
-    dates: Annotated[list[date], Field(max_length=1000, json_schema_extra=extra(list_type="set"))] | None = Field(
+    dates: Annotated[list[date], Field(max_length=1000, json_schema_extra=SET)] | None = Field(
         None, description="Single days, as 2026-12-25, in the Schedule's time zone."
     )
-    ranges: Annotated[list[DateRange], Field(max_length=250, json_schema_extra=extra(list_type="atomic"))] | None = (
-        Field(None, description="Ranges of days, first and last day included.")
+    ranges: Annotated[list[DateRange], Field(max_length=250, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="Ranges of days, first and last day included."
     )
     weekdays: (
         Annotated[
             list[Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]],
-            Field(max_length=7, json_schema_extra=extra(list_type="set")),
+            Field(max_length=7, json_schema_extra=SET),
         ]
         | None
     ) = Field(None, description="Days of the week, such as Saturday and Sunday.")
@@ -146,9 +148,7 @@ class ScheduleSpec(Model):
         "of the month. Day of month and day of week both given: either matches, as in cron. Exactly one of schedule "
         "and schedules is needed.",
     )
-    schedules: (
-        Annotated[list[CronRule], Field(min_length=1, max_length=16, json_schema_extra=extra(list_type="set"))] | None
-    ) = Field(
+    schedules: Annotated[list[CronRule], Field(min_length=1, max_length=16, json_schema_extra=SET)] | None = Field(
         None,
         description="When: several rules; an instant that several of them match is one tick. In place of schedule.",
     )
@@ -250,13 +250,13 @@ class ScheduleStatus(Model):
     last_schedule_time: datetime | None = Field(None, description="The last tick that started a Run.")
     next_schedule_time: datetime | None = Field(None, description="The next tick.")
     last_successful_time: datetime | None = Field(None, description="When a Run of this Schedule last succeeded.")
-    active: (
-        Annotated[list[ActiveReference], Field(max_length=100, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="What ticks started and hasn't ended, at most 100.")
+    active: Annotated[list[ActiveReference], Field(max_length=100, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="What ticks started and hasn't ended, at most 100."
+    )
     ticks: TickCounts | None = Field(None, description="How the ticks so far ended.")
-    recent_ticks: (
-        Annotated[list[RecentTick], Field(max_length=10, json_schema_extra=extra(list_type="atomic"))] | None
-    ) = Field(None, description="The last ten ticks, the newest first.")
+    recent_ticks: Annotated[list[RecentTick], Field(max_length=10, json_schema_extra=ATOMIC)] | None = Field(
+        None, description="The last ten ticks, the newest first."
+    )
 
 
 class Schedule(Resource):
