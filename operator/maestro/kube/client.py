@@ -268,10 +268,10 @@ class KubeClient:
         Raises
         ------
         Invalid
-            A field breaks a rule; `causes` names it.
+            A field breaks a rule; `causes` names it. `metadata.uid`: `body` has one, and the object is another by now.
         Conflict
-            Without `force`: another manager owns a field. With a `metadata.uid` or `resourceVersion` in `body`: the
-            object is another one by now.
+            Without `force`: another manager owns a field. With a `metadata.resourceVersion` in `body`: the object has
+            changed.
         """
         return await self._apply(kind, namespace, name, body, manager, force, timeout, dry=False)
 
