@@ -14,8 +14,6 @@ from maestro.resources.fields import (
     ATOMIC,
     SET,
     FreeObject,
-    Int32,
-    Int64,
     Key,
     ObjectName,
     RunId,
@@ -95,11 +93,11 @@ class Autoscaling(Model):
         )
     )
 
-    min_replicas: Annotated[Int32, Field(ge=0, le=1000)] = Field(
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="The fewest pods. Defaults to 0: with nothing to do there is no pod."
     )
-    max_replicas: Annotated[Int32, Field(ge=1, le=1000)] = Field(description="The most pods.")
-    runs_per_replica: Annotated[Int32, Field(ge=1, le=100000)] | None = Field(
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] = Field(description="The most pods.")
+    runs_per_replica: Annotated[int, Field(ge=1, le=100000)] | None = Field(
         None,
         description="How many waiting and running Runs one pod stands for: with 40 of them and 10 here, 4 pods run. "
         "Defaults to worker.concurrency.",
@@ -168,12 +166,12 @@ class Worker(Model):
             )
         ),
     )
-    replicas: Annotated[Int32, Field(ge=0, le=1000)] = Field(
+    replicas: Annotated[int, Field(ge=0, le=1000)] = Field(
         1,
         description="How many pods run. Defaults to 1. kubectl scale writes it; it is ignored while autoscaling is set "
         "and while the Automation is suspended.",
     )
-    concurrency: Annotated[Int32, Field(ge=1, le=1000)] = Field(
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(
         1, description="How many Runs one pod works on at a time. Defaults to 1."
     )
     autoscaling: Autoscaling | None = Field(
@@ -209,7 +207,7 @@ class Backoff(Model):
 class Retry(Model):
     """What happens to a Run that failed for a technical reason."""
 
-    attempts: Annotated[Int32, Field(ge=1, le=1000)] = Field(
+    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
         3,
         description="How often a Run is tried in all; 1 means never again. Defaults to 3. A failure that the worker "
         "calls business, and any failure that a worker of the older contract reports, is final.",
@@ -237,7 +235,7 @@ class RunPolicy(Model):
         "lost, and the Run is tried again where attempts are left. Defaults to 5m.",
     )
     retry: Retry = section(Retry, "When and how often a Run that failed is tried again.")
-    parallelism: Annotated[Int32, Field(ge=1, le=100000)] | None = Field(
+    parallelism: Annotated[int, Field(ge=1, le=100000)] | None = Field(
         None,
         description="How many Runs may run at once, over all pods and Jobs. Defaults to no limit but what the workers "
         "can take.",
@@ -253,12 +251,12 @@ class RunPolicy(Model):
         "the next one runs. Block: the key waits until a retry of the failed Run succeeds or somebody releases the "
         "key.",
     )
-    max_pending: Annotated[Int64, Field(ge=1, le=1_000_000_000)] = Field(
+    max_pending: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
         1_000_000,
         description="How many Runs may wait. Past it new ones are refused with status 429, and ticks of Schedules are "
         "skipped with reason Backlog. Defaults to 1000000.",
     )
-    pause_after_failures: Annotated[Int32, Field(ge=0, le=1_000_000)] = Field(
+    pause_after_failures: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         20,
         description="After so many Runs in a row that failed technically nothing more is dispatched, and the condition "
         "Paused says so. A change of the worker, or the annotation maestro-operator.io/unpause, lets it go on. "
@@ -269,7 +267,7 @@ class RunPolicy(Model):
 class Retention(Model):
     """How long ended Runs are kept."""
 
-    limit: Annotated[Int64, Field(ge=0, le=100_000_000)] = Field(
+    limit: Annotated[int, Field(ge=0, le=100_000_000)] = Field(
         1000, description="How many are kept at most, the newest ones. Defaults to 1000."
     )
     ttl: Duration = Field(Duration("720h"), description="How long each is kept at most. Defaults to 720h, 30 days.")
@@ -288,7 +286,7 @@ class History(Model):
     failed: FailedRetention = section(
         FailedRetention, "How many failed and canceled Runs are kept, and how long. The last failure is always kept."
     )
-    log_lines: Annotated[Int32, Field(ge=0, le=1_000_000)] = Field(
+    log_lines: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         10_000, description="How many log lines of a Run are kept, the last ones. Defaults to 10000."
     )
 
@@ -409,21 +407,21 @@ class QueueStatus(Model):
     """The queue as the broker reports it."""
 
     name: ShortText | None = Field(None, description="The queue's name on the broker.")
-    messages: Int64 | None = Field(None, description="How many messages are in it, delivered ones included.")
-    consumers: Int32 | None = Field(None, description="How many consumers it has.")
+    messages: int | None = Field(None, description="How many messages are in it, delivered ones included.")
+    consumers: int | None = Field(None, description="How many consumers it has.")
 
 
 class RunCounts(Model):
     """How many Runs there are."""
 
-    waiting: Int64 | None = Field(None, description="Runs that wait for a worker or for their next attempt.")
-    held: Int64 | None = Field(None, description="Runs held back while the Solution's gateway is blocked.")
-    running: Int64 | None = Field(None, description="Runs that a worker holds.")
-    succeeded_24h: Int64 | None = Field(
+    waiting: int | None = Field(None, description="Runs that wait for a worker or for their next attempt.")
+    held: int | None = Field(None, description="Runs held back while the Solution's gateway is blocked.")
+    running: int | None = Field(None, description="Runs that a worker holds.")
+    succeeded_24h: int | None = Field(
         None, alias="succeeded24h", description="Runs that succeeded within the last 24 hours."
     )
-    failed_24h: Int64 | None = Field(None, alias="failed24h", description="Runs that failed within the last 24 hours.")
-    dead_lettered: Int64 | None = Field(
+    failed_24h: int | None = Field(None, alias="failed24h", description="Runs that failed within the last 24 hours.")
+    dead_lettered: int | None = Field(
         None, description="Messages that the queue gave up and nobody has redriven or discarded yet."
     )
 
@@ -448,7 +446,7 @@ class RecentFailure(Model):
 class AutomationStatus(Model):
     """What the Automation is, as its controller last saw it."""
 
-    observed_generation: Int64 = Field(
+    observed_generation: int = Field(
         -1, description="The metadata.generation that the status speaks of; -1 while nobody has looked at the object."
     )
     conditions: Conditions = Field(
@@ -458,8 +456,8 @@ class AutomationStatus(Model):
     )
     solution: ShortText | None = Field(None, description="The Solution that the Automation belongs to.")
     queue: QueueStatus | None = Field(None, description="The queue as the broker reports it.")
-    replicas: Int32 | None = Field(None, description="How many worker pods there are.")
-    ready_replicas: Int32 | None = Field(None, description="How many worker pods are ready.")
+    replicas: int | None = Field(None, description="How many worker pods there are.")
+    ready_replicas: int | None = Field(None, description="How many worker pods are ready.")
     selector: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         None, description="The label selector of the worker pods, for kubectl scale and autoscalers."
     )

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from maestro.resources.fields import Int64
 from maestro.resources.model import Model
 from maestro.resources.rules import extra
 
@@ -31,7 +30,7 @@ class Condition(Model):
         description="The aspect, such as Ready; at most one condition has a type."
     )
     status: ConditionStatus = Field(description="Whether the condition holds: True, False or Unknown.")
-    observed_generation: Annotated[Int64, Field(ge=0)] = Field(
+    observed_generation: Annotated[int, Field(ge=0)] = Field(
         0, description="The metadata.generation that the condition speaks of."
     )
     last_transition_time: datetime = Field(description="When status last changed from one value to another.")

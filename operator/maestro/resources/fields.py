@@ -31,9 +31,6 @@ Hash = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ShortText = Annotated[str, StringConstraints(max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 
-Int32 = Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})]
-Int64 = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
-
 
 def section(model: type[Any], description: str, **extra: Any) -> Any:
     """A field that holds a part of the resource and defaults to that part's own defaults (`default: {}`)."""

@@ -15,8 +15,6 @@ from maestro.resources.fields import (
     AutomationName,
     FreeObject,
     Hash,
-    Int32,
-    Int64,
     Key,
     RunId,
     ShortText,
@@ -136,7 +134,7 @@ class Cascade(Model):
     enabled: bool = Field(
         True, description="Whether Runs that read what a replayed Run wrote join the plan, once each. Defaults to true."
     )
-    max_additions: Annotated[Int32, Field(ge=0, le=1_000_000)] = Field(
+    max_additions: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
         1000,
         description="How many may join. Past that the replay waits for a new approval, with what is done kept. "
         "Defaults to 1000.",
@@ -213,7 +211,7 @@ class ReprocessingSpec(Model):
     origin: Origin | None = Field(
         None, description="What made the Reprocessing necessary. For now it only informs. Immutable."
     )
-    parallelism: Annotated[Int32, Field(ge=1, le=10_000)] = Field(
+    parallelism: Annotated[int, Field(ge=1, le=10_000)] = Field(
         1, description="How many replayed Runs are in flight at once. Defaults to 1, which keeps strict order."
     )
     block: bool = Field(
@@ -276,7 +274,7 @@ class ReprocessingSpec(Model):
         "false.",
     )
     # Without defaults: the API server restores these two where a Git tool applies without them, and must see that.
-    resume: Annotated[Int32, Field(ge=0, le=1_000_000_000)] | None = Field(
+    resume: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = Field(
         None, description="Add 1 to let a Stopped replay go on. Defaults to 0; only grows."
     )
     cancel: bool | None = Field(
@@ -305,8 +303,8 @@ class Plan(Model):
     """What is run again."""
 
     hash: Hash | None = Field(None, description="A hash over every immutable field and the Runs; a decision names it.")
-    total: Int64 | None = Field(None, description="How many Runs.")
-    predicted_additions: Int64 | None = Field(
+    total: int | None = Field(None, description="How many Runs.")
+    predicted_additions: int | None = Field(
         None, description="How many more are expected to join because they become stale."
     )
     preview: Annotated[list[PlannedRun], Field(max_length=50, json_schema_extra=ATOMIC)] | None = Field(
@@ -317,11 +315,11 @@ class Plan(Model):
 class Progress(Model):
     """How far the replay is."""
 
-    total: Int64 | None = Field(None, description="How many Runs there are to replay, joined ones included.")
-    done: Int64 | None = Field(None, description="How many have ended.")
-    succeeded: Int64 | None = Field(None, description="How many of them succeeded.")
-    failed: Int64 | None = Field(None, description="How many of them failed.")
-    added: Int64 | None = Field(None, description="How many joined because they became stale.")
+    total: int | None = Field(None, description="How many Runs there are to replay, joined ones included.")
+    done: int | None = Field(None, description="How many have ended.")
+    succeeded: int | None = Field(None, description="How many of them succeeded.")
+    failed: int | None = Field(None, description="How many of them failed.")
+    added: int | None = Field(None, description="How many joined because they became stale.")
     per_second: Annotated[float, Field(ge=0)] | None = Field(
         None, description="How many end in a second, over the last minutes."
     )
@@ -348,7 +346,7 @@ class HistoryEntry(Model):
 class ReprocessingStatus(Model):
     """What the Reprocessing is, as its controller last saw it."""
 
-    observed_generation: Int64 = Field(
+    observed_generation: int = Field(
         -1, description="The metadata.generation that the status speaks of; -1 while nobody has looked at the object."
     )
     phase: Phase | None = Field(

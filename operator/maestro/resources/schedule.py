@@ -15,8 +15,6 @@ from maestro.resources.fields import (
     SET,
     AutomationName,
     FreeObject,
-    Int32,
-    Int64,
     ObjectName,
     RunId,
     ShortText,
@@ -110,7 +108,7 @@ class Missed(Model):
         description="Ticks that passed while the Solution's gateway was blocked: None of them runs, the Latest does "
         "(the default), or All do, oldest first.",
     )
-    max_runs: Annotated[Int32, Field(ge=1, le=10_000)] = Field(
+    max_runs: Annotated[int, Field(ge=1, le=10_000)] = Field(
         100, description="With All: how many run at most, the newest ones. Defaults to 100."
     )
 
@@ -179,7 +177,7 @@ class ScheduleSpec(Model):
         description="What becomes of a tick while a Run of an earlier one is still going. Allow: both run. Forbid, the "
         "default: the tick is skipped. Replace: the earlier one is canceled first.",
     )
-    starting_deadline_seconds: Annotated[Int64, Field(ge=1, le=31_536_000)] | None = Field(
+    starting_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         None,
         description="A tick that is late by more than so many seconds is recorded as Missed and doesn't run. Defaults "
         "to none: no tick is too late.",
@@ -198,10 +196,10 @@ class ScheduleSpec(Model):
         "placeholders such as $(yesterday), $(first_of_last_month) or $(today-2|%d/%m/%Y), which are resolved against "
         "the tick and never against the clock, so that a replay gets the same values.",
     )
-    successful_jobs_history_limit: Annotated[Int32, Field(ge=0, le=1000)] = Field(
+    successful_jobs_history_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
         3, description="How many succeeded Kubernetes Jobs are kept. Defaults to 3."
     )
-    failed_jobs_history_limit: Annotated[Int32, Field(ge=0, le=1000)] = Field(
+    failed_jobs_history_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
         1, description="How many failed Kubernetes Jobs are kept. Defaults to 1."
     )
 
@@ -219,9 +217,9 @@ class ActiveReference(Model):
 class TickCounts(Model):
     """How the ticks so far ended."""
 
-    started: Int64 | None = Field(None, description="Ticks that started a Run.")
-    skipped: Int64 | None = Field(None, description="Ticks that were left out by a rule, such as concurrencyPolicy.")
-    missed: Int64 | None = Field(None, description="Ticks that couldn't start in time.")
+    started: int | None = Field(None, description="Ticks that started a Run.")
+    skipped: int | None = Field(None, description="Ticks that were left out by a rule, such as concurrencyPolicy.")
+    missed: int | None = Field(None, description="Ticks that couldn't start in time.")
 
 
 class RecentTick(Model):
@@ -236,7 +234,7 @@ class RecentTick(Model):
 class ScheduleStatus(Model):
     """What the Schedule is, as its controller last saw it."""
 
-    observed_generation: Int64 = Field(
+    observed_generation: int = Field(
         -1, description="The metadata.generation that the status speaks of; -1 while nobody has looked at the object."
     )
     conditions: Conditions = Field(

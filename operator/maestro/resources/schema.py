@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
+_MAX_INT32 = 2**31 - 1
 _VALIDATIONS = "x-kubernetes-validations"
 _FIRST = ("description", "type", "format", "default")
 _LAST = ("required", "properties", "items", "additionalProperties", _VALIDATIONS)
@@ -35,6 +36,8 @@ def _convert(node: Schema, definitions: dict[str, Schema]) -> Schema:
         node["enum"] = [node.pop("const")]
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
+    if node.get("type") == "integer":
+        node["format"] = "int32" if node.get("maximum", _MAX_INT32 + 1) <= _MAX_INT32 else "int64"
     if "properties" in node:
         node["properties"] = {name: _convert(field, definitions) for name, field in node["properties"].items()}
     for word in ("items", "additionalProperties"):
