@@ -17,6 +17,7 @@ from tests.cluster.postgres import Postgres
 from tests.cluster.progress import duration, say
 from tests.cluster.rabbitmq import RabbitMQ
 
+LINKED = ("kubectl", "helm")
 Arguments = argparse.Namespace
 
 
@@ -57,13 +58,13 @@ def build(arguments: Arguments) -> int:
     programs = [name for name in names if name in binaries.every_name()]
     others = [name for name in names if name not in programs]
     if not names:
-        programs, others = binaries.every_name(), ["pause", "coredns", "rabbitmq"]
+        programs, others = binaries.native_names(), ["pause", "coredns", "rabbitmq", "maestro"]
     for name, file in binaries.ensure(programs).items():
         print(name, file)
     if others:
         for image in images.build_all(others):
             print(image.reference, image.archive)
-    binaries.link([name for name in ("kubectl", "helm") if name in programs], paths.BUILD / "bin")
+    binaries.link([name for name in LINKED if name in programs], paths.BUILD / "bin")
     say(f"built in {duration(time.monotonic() - started)}")
     return 0
 

@@ -24,6 +24,7 @@ KUBERNETES = "1.36.3"
 HELM = "4.2.4"
 KWOK = "0.8.0"
 COREDNS = "1.15.0"
+KIND = "0.33.0"
 # Kubernetes' own release data; with anything that isn't a version here the API server refuses to start.
 COMMIT = "0" * 40
 BUILD_DATE = "2026-01-01T00:00:00Z"
@@ -117,7 +118,8 @@ COREDNS_MODULE = Module(
     },
     {},
 )
-MODULES = (KUBERNETES_MODULE, COREDNS_MODULE)
+KIND_MODULE = Module("kind", KIND, {"kind": Program("sigs.k8s.io/kind", 25)}, {})
+MODULES = (KUBERNETES_MODULE, COREDNS_MODULE, KIND_MODULE)
 _GIVEN = ("etcd", "kube-apiserver", "kubectl")
 
 
@@ -149,6 +151,11 @@ def ensure(names: Iterable[str]) -> dict[str, Path]:
 def every_name() -> list[str]:
     """Return the names of all programs."""
     return [name for module in MODULES for name in module.programs]
+
+
+def native_names() -> list[str]:
+    """Return the names of the programs that the native cluster needs, its users' tools with them."""
+    return [name for module in (KUBERNETES_MODULE, COREDNS_MODULE) for name in module.programs]
 
 
 def link(names: Iterable[str], folder: Path) -> None:
@@ -237,5 +244,5 @@ def _go_version(go: Path) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    for name, path in ensure(sys.argv[1:] or every_name()).items():
+    for name, path in ensure(sys.argv[1:] or native_names()).items():
         print(name, path)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -21,6 +22,7 @@ from tests.cluster.progress import step
 
 # Part of every key: raise it when the way images are made changes.
 RECIPE = 1
+KEPT = 3
 GIB = 2**30
 BASE = "localhost/maestro-cluster/base:latest"
 # What the machine's pip and TLS need to reach its package index; readable in the build, never part of the image.
@@ -54,6 +56,8 @@ class Recipe:
     digest: str
     usual_seconds: float
     make: Callable[[Path], None] = field(repr=False)
+    dockerfile: Path | None = None
+    context: Path | None = None
 
     @property
     def archive(self) -> Path:
@@ -72,7 +76,7 @@ def build(name: str) -> BuiltImage:
     """
     if name.endswith(".tar"):
         return _given(Path(name))
-    recipe = _recipe(name)
+    recipe = recipe_of(name)
     file = recipe.archive
     file.parent.mkdir(parents=True, exist_ok=True)
     with held(file.with_suffix(".lock"), f"image {recipe.reference}", enough=file.exists):
@@ -96,6 +100,15 @@ def _make(recipe: Recipe, file: Path) -> None:
     with step(f"image {recipe.reference}", recipe.usual_seconds):
         recipe.make(temporary)
         temporary.replace(file)
+    _forget_old(file)
+
+
+def _forget_old(file: Path) -> None:
+    """Keep the last few archives of an image: each is its full size, and each change of the code makes one."""
+    name = file.name.rpartition("-")[0]
+    versions = sorted(file.parent.glob(f"{name}-{'[0-9a-f]' * 12}.tar"), key=lambda path: path.stat().st_mtime)
+    for old in versions[:-KEPT]:
+        old.unlink(missing_ok=True)
 
 
 def _given(file: Path) -> BuiltImage:
@@ -107,7 +120,8 @@ def _given(file: Path) -> BuiltImage:
         return BuiltImage(qualified(tags[0]), file, hashlib.file_digest(content, "sha256").hexdigest())
 
 
-def _recipe(name: str) -> Recipe:
+def recipe_of(name: str) -> Recipe:
+    """Return how an image is made; `name` as in `Cluster.load_image`."""
     if name in _BUILT_IN:
         return _BUILT_IN[name]()
     if name.startswith("example-"):
@@ -151,8 +165,9 @@ def _from_program(name: str, reference: str) -> Recipe:
     module = binaries.COREDNS_MODULE
     settings = ImageConfig(entrypoint=[f"/{name}"], user="65532:65532")
     digest = _digest("program", module.key, name, reference, repr(settings))
-    make = lambda file: archive.from_program(binaries.find(name), reference, settings, file)  # noqa: E731
-    return Recipe(reference, digest, 1, make)
+    return Recipe(
+        reference, digest, 1, lambda file: archive.from_program(binaries.find(name), reference, settings, file)
+    )
 
 
 def _base() -> Recipe:
@@ -208,7 +223,8 @@ def _from_dockerfile(reference: str, dockerfile: Path, context: Path) -> Recipe:
     digest = _digest(
         "dockerfile", reference, base.digest, str(dockerfile.relative_to(context)), _content(dockerfile, context)
     )
-    return Recipe(reference, digest, 60, lambda file: _buildah(reference, dockerfile, context, file))
+    make = partial(_buildah, reference, dockerfile, context)
+    return Recipe(reference, digest, 60, make, dockerfile, context)
 
 
 def _buildah(reference: str, dockerfile: Path, context: Path, target: Path) -> None:
@@ -256,14 +272,36 @@ def _digest(*parts: str) -> str:
 
 
 def _content(dockerfile: Path, context: Path) -> str:
-    """Return a hash of the files that a build can see: names, modes and contents."""
+    """Return a hash of the files that the build copies: names, modes and contents."""
     digest = hashlib.sha256()
     ignored = _ignored(dockerfile, context)
-    for file in sorted({dockerfile, *_files(context, ignored)}):
+    copied = _copied(dockerfile.read_text())
+    for file in sorted({dockerfile, *_files(context, lambda path: ignored(path) or not copied(path))}):
         relative = str(file.relative_to(context))
         content = str(file.readlink()).encode() if file.is_symlink() else file.read_bytes()
         digest.update(f"{relative}\0{file.lstat().st_mode:o}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
+
+
+def _copied(dockerfile: str) -> Callable[[str], bool]:
+    """Return whether a path of the context is named by an instruction that copies from it."""
+    patterns: list[re.Pattern[str]] = []
+    for line in dockerfile.replace("\\\n", " ").splitlines():
+        words = line.split()
+        if not words or words[0].upper() not in ("COPY", "ADD") or any(word.startswith("--from=") for word in words):
+            continue
+        sources = [word for word in words[1:-1] if not word.startswith("--")]
+        if "[" in line or "<<" in line or "." in sources or "./" in sources:
+            # Forms that aren't taken apart here: every file may be meant.
+            return lambda path: True
+        patterns += [_pattern(source.removeprefix("./").strip("/")) for source in sources]
+    return lambda path: any(_matches(pattern, path) for pattern in patterns)
+
+
+def _matches(pattern: re.Pattern[str], path: str) -> bool:
+    """Say whether a pattern names a path or one of the folders it is in."""
+    parts = path.split("/")
+    return any(pattern.fullmatch("/".join(parts[:count])) for count in range(1, len(parts) + 1))
 
 
 def _files(context: Path, ignored: Callable[[str], bool]) -> Iterator[Path]:
@@ -286,11 +324,9 @@ def _ignored(dockerfile: Path, context: Path) -> Callable[[str], bool]:
             rules.append((exclude, _pattern(line.lstrip("!").strip("/"))))
 
     def decide(path: str) -> bool:
-        parts = path.split("/")
-        prefixes = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
         decision = False
         for exclude, pattern in rules:
-            if any(pattern.fullmatch(prefix) for prefix in prefixes):
+            if _matches(pattern, path):
                 decision = exclude
         return decision
 

@@ -204,7 +204,7 @@ class NativeCluster(Cluster):
 
     def _prepare_machine(self) -> None:
         packages.require(*PACKAGES)
-        binaries.ensure(binaries.every_name())
+        binaries.ensure(binaries.native_names())
         for name in SYSTEM_IMAGES:
             images.build(name)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -394,7 +394,7 @@ class NativeCluster(Cluster):
 
     def _key(self) -> str:
         digest = hashlib.sha256((paths.HERE / "config.py").read_bytes()).hexdigest()[:12]
-        return "+".join([*(module.key for module in binaries.MODULES), digest])
+        return "+".join([*(module.key for module in (binaries.KUBERNETES_MODULE, binaries.COREDNS_MODULE)), digest])
 
 
 def _node_is_ready(nodes: list[dict[str, Any]], since: float) -> bool:
