@@ -191,8 +191,11 @@ class Backoff(Model):
 
     model_config = ConfigDict(
         json_schema_extra=extra(
+            # `has`: the API server tries the rule on the default `{}` too, before the fields' own defaults are in it.
             rule(
-                "duration(self.initial) <= duration(self.max)", "initial must not be longer than max", field=".initial"
+                "!has(self.initial) || !has(self.max) || duration(self.initial) <= duration(self.max)",
+                "initial must not be longer than max",
+                field=".initial",
             )
         )
     )

@@ -12,11 +12,11 @@ _HEADER = """<!-- Generated from operator/maestro/resources by 'maestro crds'; d
 
 # The custom resources
 
-Group `maestro-operator.io`, version `v1alpha1`, namespaced, category `maestro` (`kubectl get maestro`). What stands here
-is also in `kubectl explain automation.spec`, `kubectl explain sched.spec.missed` and so on.
+Group `maestro-operator.io`, version `v1alpha1`, namespaced, category `maestro` (`kubectl get maestro`). What stands
+here is also in `kubectl explain automation.spec`, `kubectl explain sched.spec.missed` and so on.
 
-Durations are written `90s`, `15m`, `1h30m` (units `ms`, `s`, `m`, `h`) and are at least one second long. A field that is
-required is marked with *; a field without a default is absent unless it is given.
+Durations are written `90s`, `15m`, `1h30m` (units `ms`, `s`, `m`, `h`) and are at least one second long. A field that
+is required is marked with *; a field without a default is absent unless it is given.
 """
 
 
