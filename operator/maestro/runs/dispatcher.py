@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from maestro.runs.errors import StoreUnavailable
 from maestro.runs.messages import Message, MessageMaker, headers_of
 from maestro.runs.model import Claimed, Counts, Due, Leadership, QueuedRun, Registration, Unpublished
-from maestro.runs.repair import Repair, RepairStore
+from maestro.runs.repair import GRACE_SECONDS, Repair, RepairStore
 from maestro.runtime.backoff import Backoff
 from maestro.runtime.clock import Clock, utcnow
 
@@ -106,6 +106,8 @@ class Dispatcher:
         The most Runs of one claim: the larger, the cheaper each; Automations take turns by the batch.
     poll_seconds
         How often work is looked for that nobody announced (accepted by another replica), and gateways are looked at.
+    repair_seconds, grace_seconds
+        How often queues are looked at for what they lost; how long a Run must have been Queued first.
     launches
         How many Jobs are being made at a time.
     observe
@@ -124,6 +126,7 @@ class Dispatcher:
         poll_seconds: float = 1.0,
         watermark_seconds: float = 0.5,
         repair_seconds: float = 15.0,
+        grace_seconds: float = GRACE_SECONDS,
         launches: int = 16,
         backoff: Backoff | None = None,
         observe: Callable[[str, int], None] | None = None,
@@ -158,7 +161,7 @@ class Dispatcher:
         self._watermark = self._saved_watermark = 0
         self._jobs: set[asyncio.Task[None]] = set()
         self._shut_seen: set[str] = set()
-        self._repair = Repair(store, self._republish, self._in_flight.__contains__, clock)
+        self._repair = Repair(store, self._republish, self._in_flight.__contains__, clock, grace_seconds=grace_seconds)
 
     # --- seen from outside -------------------------------------------------------------------------------------------
 
