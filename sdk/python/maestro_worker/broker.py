@@ -19,7 +19,7 @@ from maestro_worker.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT = 30
+HEARTBEAT = 20
 """Seconds; this thread answers whatever the functions do."""
 _CONNECT_ERRORS = (AMQPError, OSError, UsageError)
 

@@ -160,12 +160,12 @@ def test_a_silent_function_keeps_its_lease(world: World) -> None:
 
 
 def test_a_frozen_worker_is_fenced_and_its_result_dropped(world: World) -> None:
-    frozen = world.worker("frozen", "note_async")
+    # one at a time: else the broker hands it the next copy too, until their connection times out
+    frozen = world.worker("frozen", "note_async", concurrency=1)
     jobs = world.submit(1, seconds=1.0)
     world.wait_for_marks("began", 1)
     frozen.signal(signal.SIGSTOP)
     world.worker("other", "note_async")
-    # the broker gives the message up only with the connection, the store at the end of the lease
     world.maestro.wait_for(jobs)
     assert world.maestro.run(jobs[0])["retryCount"] == 1
     frozen.signal(signal.SIGCONT)
