@@ -21,10 +21,10 @@ from maestro.runs.store import RunStore
 
 
 async def timed(name: str, runs: int, work: Callable[[], Awaitable[None]]) -> None:
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     await work()
-    seconds = time.perf_counter() - started
-    print(f"{name:8} {runs / seconds:10,.0f} a second   ({runs} in {seconds:.2f} s)")
+    seconds, cpu = time.perf_counter() - started, time.process_time() - busy
+    print(f"{name:8} {runs / seconds:10,.0f} a second   {cpu / runs * 1e6:6.1f} µs of CPU each   ({seconds:.2f} s)")
 
 
 async def through(store: RunStore, automation: int, epoch: int, runs: int, batch: int, *, quiet: bool = False) -> None:

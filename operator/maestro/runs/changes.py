@@ -114,7 +114,7 @@ class Changes:
 
     def load_ids(self, ids: Collection[UUID]) -> dict[UUID, Tracked]:
         """Locks and reads Runs by their ids."""
-        wanted = {"ids": [self.transaction.uuid(id_) for id_ in sorted(ids)]}
+        wanted = {"ids": [self.transaction.uuid(id_) for id_ in ids]}
         self._lock_keys(_KEYS_BY_ID, wanted)
         return {tracked.id: tracked for tracked in self._track(self.transaction.all(_BY_ID, wanted))}
 
