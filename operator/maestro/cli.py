@@ -17,7 +17,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="run the controller, the HTTP API or both, as MAESTRO_ROLE says")
     commands.add_parser("crds", help="render or check the CustomResourceDefinitions", add_help=False)
-    commands.add_parser("openapi", help="print the HTTP API's OpenAPI document")
     commands.add_parser("fetch-parameters", help="write a Run's parameters to a file: the init container of Jobs")
     args, rest = parser.parse_known_args(argv)
     if rest and args.command != "crds":
@@ -28,8 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from maestro.resources import crds
 
         return crds.main(rest)
-    if args.command == "openapi":
-        return _openapi()
     from maestro import parameters_file
 
     return parameters_file.main(os.environ)
@@ -45,12 +42,3 @@ def _run() -> int:
         print(f"maestro: {error}", file=sys.stderr)
         return 2
     return app.run(settings)
-
-
-def _openapi() -> int:
-    import json
-
-    from maestro.http.openapi import document
-
-    print(json.dumps(document(), indent=2))
-    return 0

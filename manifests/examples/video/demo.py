@@ -135,7 +135,9 @@ def main() -> None:
         api = Api(base, token)
         step(f"Encode {args.films} films: POST /api/v1/automations/{ns}.video-encode/execute (a Kubernetes Job)")
         api.automation = f"{ns}.video-encode"
-        run = api.call("POST", f"/automations/{ns}.video-encode/execute", {"films": args.films, "seconds": args.seconds})
+        run = api.call(
+            "POST", f"/automations/{ns}.video-encode/execute", {"films": args.films, "seconds": args.seconds}
+        )
         (encoded,) = watch(api, [run["job_id"]], 300)
         if encoded["state"] != "Succeeded":
             raise SystemExit(f"the films were not encoded: {encoded['state']} {encoded.get('reason')}")
@@ -177,7 +179,7 @@ def main() -> None:
         step("Try next")
         print(f"  kubectl -n {ns} describe automation video-thumbnails")
         print(f"  kubectl -n {ns} scale automation video-thumbnails --replicas=1")
-        print(f"  kubectl -n {ns} patch automation video-thumbnails --type merge -p '{{\"spec\":{{\"suspend\":true}}}}'")
+        print(f'  kubectl -n {ns} patch automation video-thumbnails --type merge -p \'{{"spec":{{"suspend":true}}}}\'')
         if states != Counter({"Succeeded": len(ids)}):
             raise SystemExit("not every Run succeeded")
 

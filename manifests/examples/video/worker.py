@@ -84,7 +84,9 @@ def encode(run: Run, films: int = 12, seconds: int = 4) -> dict[str, object]:
     return {"films": names}
 
 
-def _encode(path: Path, seconds: int, hue: float, title: str, rate: int = 24, size: tuple[int, int] = (960, 540)) -> None:
+def _encode(
+    path: Path, seconds: int, hue: float, title: str, rate: int = 24, size: tuple[int, int] = (960, 540)
+) -> None:
     part = path.with_suffix(".part.mp4")
     with av.open(str(part), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "28"})

@@ -1,0 +1,280 @@
+"""Composition root: settings → Kubernetes client, run store, broker → the roles of this process → run until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from maestro import __version__, handlers
+from maestro.automation import wiring
+from maestro.automation.installation import BrokerAdmin, InvalidBrokerSecret, broker_admin
+from maestro.broker import publisher as amqp
+from maestro.broker.management import ManagementClient
+from maestro.http.app import Services, create_app, create_gateway_app
+from maestro.http.auth import ApiKey, Authenticator
+from maestro.http.directory import CacheCatalog
+from maestro.http.owners import KubePodOwners
+from maestro.http.server import server_config
+from maestro.kube.cache import ObjectCache
+from maestro.kube.client import KubeClient, Rate
+from maestro.kube.errors import KubeError
+from maestro.kube.informer import Informer
+from maestro.kube.kinds import AUTOMATION, ObjectKey
+from maestro.kube.lease import lease_connector
+from maestro.runs.dispatcher import Dispatcher
+from maestro.runs.errors import StoreUnavailable
+from maestro.runs.store import RunStore
+from maestro.runtime import metrics
+from maestro.runtime.backoff import Backoff
+from maestro.runtime.clock import utcnow
+from maestro.runtime.health import Health
+from maestro.runtime.leader import LeaderElector, process_identity
+from maestro.runtime.logging import configure
+from maestro.runtime.tasks import run_until, sleep_unless
+from maestro.runtime.workqueue import WorkQueue
+from maestro.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STORE_CHECK_SECONDS = 10.0
+RETENTION_SECONDS = 60.0
+
+
+def run(settings: Settings) -> int:
+    """Run the roles of `settings` until SIGTERM or SIGINT; returns the process's exit code."""
+    configure(settings.log_level, settings.log_format)
+    metrics.BUILD_INFO.labels(version=__version__).set(1)
+    log.info("maestro %s, role %s", __version__, settings.role)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_main(settings))
+    return 0
+
+
+async def _main(settings: Settings) -> None:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    health = Health()
+    kube = await KubeClient.connect(rate=Rate(qps=settings.kube_qps, burst=settings.kube_burst))
+    try:
+        process = Process(settings, kube, health, stop)
+        await run_until(stop, _serve(health, "0.0.0.0", settings.metrics_port, stop), process.run(), grace=25.0)  # noqa: S104
+    finally:
+        await kube.close()
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+class Process:
+    """The roles of one process over one run store.
+
+    Every outage is waited out: store, broker or API server away show in readiness and conditions, and end nothing.
+    """
+
+    def __init__(self, settings: Settings, kube: KubeClient, health: Health, stop: asyncio.Event) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._health = health
+        self._stop = stop
+        self._store_problem: str | None = "not opened yet"
+
+    async def run(self) -> None:
+        """Open the store and run the roles until told to stop."""
+        self._health.add("store", lambda: self._store_problem)
+        store = await self._insist("the run store", self._open_store, StoreUnavailable)
+        if store is None:
+            return
+        try:
+            await self._run_roles(store)
+        finally:
+            await store.close()
+
+    async def _run_roles(self, store: RunStore) -> None:
+        settings = self._settings
+        namespaces = settings.watch_namespaces or None
+        roles = [self._watch_store(store)]
+        if settings.role == "api":
+            cache = ObjectCache(AUTOMATION, namespaces=namespaces)
+            roles.append(Informer(self._kube, AUTOMATION, cache, namespaces=namespaces).run(self._stop))
+        else:
+            queue: WorkQueue[ObjectKey] = WorkQueue("automation")
+            feed = handlers.Feed(AUTOMATION, queue, namespaces=namespaces)
+            cache = feed.cache
+            roles.append(self._run_kopf([feed]))
+            roles.append(self._lead(store, feed))
+        self._health.add("kubernetes", lambda: None if cache.synced else "the Automations aren't listed yet")
+        if settings.role != "controller":
+            roles.append(self._serve_api(store, cache))
+        await run_until(self._stop, *roles, grace=20.0)
+
+    # -- the run store
+
+    async def _open_store(self) -> RunStore:
+        store = await asyncio.to_thread(RunStore.open, self._settings.store())
+        self._store_problem = None
+        return store
+
+    async def _watch_store(self, store: RunStore) -> None:
+        while not self._stop.is_set():
+            problem = await store.ping()
+            if problem != self._store_problem:
+                log.log(logging.ERROR if problem else logging.INFO, "run store: %s", problem or "answers again")
+            self._store_problem = problem
+            metrics.UP.labels(dependency="store").set(problem is None)
+            await sleep_unless(self._stop, STORE_CHECK_SECONDS)
+
+    async def _retain(self, store: RunStore, dispatcher: Dispatcher) -> None:
+        """Delete what `history` no longer keeps, a small batch at a time."""
+        while not await sleep_unless(self._stop, RETENTION_SECONDS):
+            leadership = dispatcher.leadership
+            try:
+                while leadership and await store.prune(utcnow(), epoch=leadership.epoch) and not self._stop.is_set():
+                    await asyncio.sleep(0)  # between two batches everybody else has a turn
+            except StoreUnavailable as error:
+                log.warning("retention waits: %s", error)
+
+    # -- the HTTP API
+
+    async def _serve_api(self, store: RunStore, cache: ObjectCache) -> None:
+        settings = self._settings
+        key = ApiKey(settings.worker_api_key_file) if settings.worker_api_key_file else None
+        owners = KubePodOwners(self._kube)
+        services = Services(
+            store=store,
+            catalog=CacheCatalog(cache),
+            authenticator=Authenticator(self._kube, owners, audience=settings.token_audience, api_key=key),
+            settings=settings,
+            stopping=self._stop,
+        )
+        await run_until(
+            self._stop,
+            _serve(create_app(services), settings.http_host, settings.http_port, self._stop),
+            _serve(create_gateway_app(services), settings.http_host, settings.gateway_port, self._stop),
+            grace=15.0,
+        )
+
+    # -- the controller
+
+    async def _run_kopf(self, feeds: list[handlers.Feed]) -> None:
+        await handlers.run_kopf(
+            self._kube,
+            feeds,
+            stop=self._stop,
+            namespaces=self._settings.watch_namespaces,
+            after_spawn=lambda: _stop_on_signals(self._stop),
+        )
+
+    async def _lead(self, store: RunStore, feed: handlers.Feed) -> None:
+        """Run for election; once elected, do the controller's work until told to stop."""
+        settings = self._settings
+        elected = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        elector = LeaderElector(
+            lease_connector(settings.namespace, settings.release),
+            self._identity(),
+            lambda: _set_in(loop, elected),
+        )
+        elector.start()
+        try:
+            await run_until(self._stop, _wait(elected))
+            if not self._stop.is_set():
+                await self._control(store, feed)
+        finally:
+            await asyncio.to_thread(elector.stop)
+
+    def _identity(self) -> str:
+        """The one pod of a StatefulSet takes its own Lease over at once, killed or not; any other process is another
+        candidate. (The store's epoch fences whatever the one before still tries.)"""
+        name = self._settings.identity or socket.gethostname()
+        return name if self._settings.role == "all" else process_identity(name)
+
+    async def _control(self, store: RunStore, feed: handlers.Feed) -> None:
+        admin = await self._insist("the broker's Secret", self._broker_admin, KubeError, InvalidBrokerSecret)
+        if admin is None:
+            return
+        publisher = amqp.Publisher(
+            amqp.parameters(admin.host, admin.port, admin.vhost, admin.username, admin.password),
+            observe=metrics.CONFIRM_SECONDS.observe,
+        )
+        async with ManagementClient(admin.management_url, admin.username, admin.password, admin.vhost) as management:
+            automations = wiring.build(
+                settings=self._settings, kube=self._kube, store=store, admin=admin, management=management, feed=feed
+            )
+            dispatcher = Dispatcher(store, publisher, automations.launcher, observe=_count_dispatched)
+            automations.on_queue_lost(dispatcher.lost)
+            automations.fenced_by(lambda: dispatcher.leadership.epoch if dispatcher.leadership else None)
+            publisher.start()
+            try:
+                await run_until(
+                    self._stop,
+                    dispatcher.run(self._stop),
+                    automations.run(self._stop),
+                    self._retain(store, dispatcher),
+                    grace=10.0,
+                )
+            finally:
+                await asyncio.to_thread(publisher.stop)
+
+    async def _broker_admin(self) -> BrokerAdmin:
+        return await broker_admin(self._kube, self._settings)
+
+    async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]], *outages: type[Exception]) -> T | None:
+        """Try until it works; None when told to stop before."""
+        backoff, failures = Backoff(initial=0.5, maximum=15.0), 0
+        while not self._stop.is_set():
+            try:
+                return await attempt()
+            except outages as error:
+                failures += 1
+                log.warning("%s: %s; trying again", what, error)
+            await sleep_unless(self._stop, backoff.delay(failures))
+        return None
+
+
+def _count_dispatched(result: str, count: int) -> None:
+    metrics.DISPATCHED.labels(result=result).inc(count)
+
+
+def _set_in(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    """Set an event from another thread."""
+    loop.call_soon_threadsafe(event.set)
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event) -> None:
+    """Serve an application until `stop` is set; requests under way are finished."""
+    server = _Server(server_config(app, host, port))
+    serving = asyncio.create_task(server.serve())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        stopped.cancel()
+        serving.cancel()
