@@ -140,10 +140,10 @@ class Process:
     async def _retain(self, store: RunStore, dispatcher: Dispatcher) -> None:
         """Delete what `history` no longer keeps, a small batch at a time."""
         while not await sleep_unless(self._stop, RETENTION_SECONDS):
-            leadership = dispatcher.leadership
+            leadership, more = dispatcher.leadership, 1
             try:
-                while leadership and await store.prune(utcnow(), epoch=leadership.epoch) and not self._stop.is_set():
-                    await asyncio.sleep(0)  # between two batches everybody else has a turn
+                while leadership and more and not self._stop.is_set():
+                    more = await store.prune(utcnow(), epoch=leadership.epoch)
             except StoreUnavailable as error:
                 log.warning("retention waits: %s", error)
 

@@ -30,7 +30,7 @@ def install(cluster: Cluster, *arguments: str) -> float:
         cluster.load_image(name)
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
     began = time.monotonic()
-    # The tag stays the same from build to build: the digest is what makes an upgrade roll exactly when the image changed.
+    # The tag stays the same from build to build: the digest makes an upgrade roll exactly when the image changed.
     digest = images.build("maestro").digest[:12]
     cluster.helm(
         *("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--wait", "--timeout", "5m"),

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 
 import av
-from maestro_worker import BusinessError, Run, worker
 from PIL import Image, ImageDraw
+
+from maestro_worker import BusinessError, Run, worker
 
 MEDIA = Path(os.environ.get("MEDIA", "/media"))
 
