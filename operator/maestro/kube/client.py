@@ -21,6 +21,7 @@ from maestro.kube.errors import KubeError, NotFound, TooManyRequests, Unauthoriz
 from maestro.kube.events import event_body
 from maestro.kube.kinds import EVENT, POD, SUBJECT_ACCESS_REVIEW, TOKEN_REVIEW, Kind, ObjectKey
 from maestro.kube.stream import watch_events
+from maestro.resources.names import FIELD_MANAGER
 from maestro.runtime import metrics
 from maestro.runtime.clock import Clock, utcnow
 from maestro.runtime.ratelimit import TokenBucket
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 Objects = list[Object]
 
-FIELD_MANAGER = "maestro"
 USER_AGENT = "maestro"
 
 # The API server sends a bookmark about once a minute: a watch that is silent for longer is dead.
@@ -207,7 +207,10 @@ class KubeClient:
         response = await self._send("GET", url, None, {}, timeout)
         try:
             if response.status != 200:
-                raise error_of(response.status, await _read(response))
+                error = error_of(response.status, await _read(response), retry_after=_retry_after(response.headers))
+                if isinstance(error, Unauthorized):
+                    self._credentials.expire()
+                raise error
             yield (
                 "BOOKMARK",
                 {
@@ -221,6 +224,10 @@ class KubeClient:
         finally:
             # A watch is never read to its end: only closing the connection stops the server.
             response.close()
+
+    async def openapi(self, group_version: str, *, timeout: float = 30.0) -> Object:
+        """The API server's OpenAPI v3 document of a group and version, such as `apis/apps/v1`."""
+        return await self._json("GET", f"/openapi/v3/{group_version}", timeout=timeout)
 
     async def pod_log(
         self, namespace: str, pod: str, *, container: str | None = None, tail_lines: int = 20, previous: bool = False

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote
 
+from maestro.resources import GROUP, VERSION
+
 
 class ObjectKey(NamedTuple):
     """Namespace and name of an object; the namespace of a cluster-wide one is empty."""
@@ -42,11 +44,9 @@ class Kind:
         return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-MAESTRO_GROUP = "maestro-operator.io"
-
-AUTOMATION = Kind(MAESTRO_GROUP, "v1alpha1", "automations", "Automation")
-SCHEDULE = Kind(MAESTRO_GROUP, "v1alpha1", "schedules", "Schedule")
-REPROCESSING = Kind(MAESTRO_GROUP, "v1alpha1", "reprocessings", "Reprocessing")
+AUTOMATION = Kind(GROUP, VERSION, "automations", "Automation")
+SCHEDULE = Kind(GROUP, VERSION, "schedules", "Schedule")
+REPROCESSING = Kind(GROUP, VERSION, "reprocessings", "Reprocessing")
 
 DEPLOYMENT = Kind("apps", "v1", "deployments", "Deployment")
 REPLICA_SET = Kind("apps", "v1", "replicasets", "ReplicaSet")

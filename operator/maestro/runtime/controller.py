@@ -44,7 +44,7 @@ class Controller(Generic[Key]):
         *,
         workers: int = 4,
         timeout: float = 120.0,
-        expected: tuple[type[BaseException], ...] = (),
+        expected: tuple[type[Exception], ...] = (),
     ) -> None:
         self.name = name
         self.queue = queue
@@ -82,16 +82,18 @@ class Controller(Generic[Key]):
         failed = True
         again: float | None = None
         self._running.inc()
+        limit = asyncio.timeout(self._timeout)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with limit:
                 again = await self._reconcile(key)
             failed = False
-        except self._expected as error:
-            log.warning("%s: %s failed, will be tried again: %s", self.name, key, error)
-        except TimeoutError:
-            log.error("%s: %s didn't end within %g s, will be tried again", self.name, key, self._timeout)
-        except Exception:
-            log.exception("%s: %s failed, will be tried again", self.name, key)
+        except Exception as error:
+            if limit.expired():
+                log.error("%s: %s didn't end within %g s, will be tried again", self.name, key, self._timeout)
+            elif isinstance(error, self._expected):
+                log.warning("%s: %s failed, will be tried again: %s", self.name, key, error)
+            else:
+                log.exception("%s: %s failed, will be tried again", self.name, key)
         finally:
             self._running.dec()
             self._seconds.observe(time.monotonic() - begun)

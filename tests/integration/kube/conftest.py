@@ -14,6 +14,13 @@ from maestro.kube.kinds import Kind
 T = TypeVar("T")
 
 
+@pytest.fixture(scope="session")
+def apiserver() -> Iterator[ApiServer]:
+    """An API server of these tests' own: they freeze, kill and throttle it. They bring the definitions they need."""
+    with ApiServer(crds=None) as server:
+        yield server
+
+
 @pytest.fixture
 def namespace(apiserver: ApiServer) -> Iterator[str]:
     """A fresh namespace."""

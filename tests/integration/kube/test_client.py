@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cluster.apiserver import ApiServer
-from tests.integration.kube.conftest import run
+from tests.integration.kube.conftest import run, until
 
 from maestro.kube import errors
 from maestro.kube.client import KubeClient, Rate
@@ -374,3 +376,101 @@ def test_the_rate_is_limited(apiserver: ApiServer, namespace: str) -> None:
 
     # Ten of the eleven wait for a token of a twentieth of a second: however fast or slow the machine is, not less.
     assert max(run(scenario())) >= 0.5
+
+
+@contextlib.asynccontextmanager
+async def one_seat_taken(kubeconfig: Path, namespace: str) -> AsyncIterator[None]:
+    """A request that doesn't end for the block: its body never comes."""
+    credentials = await load_credentials(kubeconfig)
+    host, port = credentials.server.removeprefix("https://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=credentials.ssl_context())
+    try:
+        head = f"POST {CONFIG_MAP.path(namespace)} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        yield
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def test_too_many_requests_are_sent_again_when_the_server_says_and_only_so_often(
+    apiserver: ApiServer, namespace: str
+) -> None:
+    flow, rbac, name = "flowcontrol.apiserver.k8s.io", "rbac.authorization.k8s.io", "throttled"
+    user = {"kind": "User", "name": name, "apiGroup": rbac}
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "clusterScope": True, "namespaces": ["*"]}
+    # One request at a time for this user, and none may wait for it.
+    limit = {"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0}
+    apiserver.apply(
+        {
+            "apiVersion": f"{flow}/v1",
+            "kind": "PriorityLevelConfiguration",
+            "metadata": {"name": name},
+            "spec": {"type": "Limited", "limited": {**limit, "limitResponse": {"type": "Reject"}}},
+        },
+        {
+            "apiVersion": f"{flow}/v1",
+            "kind": "FlowSchema",
+            "metadata": {"name": name},
+            "spec": {
+                "matchingPrecedence": 10,
+                "priorityLevelConfiguration": {"name": name},
+                "rules": [{"subjects": [{"kind": "User", "user": {"name": name}}], "resourceRules": [everything]}],
+            },
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "Role",
+            "metadata": {"name": name, "namespace": namespace},
+            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "list"]}],
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": name, "namespace": namespace},
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [user],
+        },
+    )
+    kubeconfig = apiserver.kubeconfig_for(name)
+    audit = apiserver.audit()
+
+    def statuses() -> list[int]:
+        return [request.status for request in audit.requests(user=name) if request.verb == "list"]
+
+    async def scenario() -> None:
+        hasty = await KubeClient.connect(kubeconfig, rate=Rate(retries=1))
+        impatient = await KubeClient.connect(kubeconfig, rate=Rate(retries=100, longest_wait=0.1))
+        patient = await KubeClient.connect(kubeconfig, rate=Rate(retries=100))
+
+        async def is_throttled() -> bool:
+            try:
+                await impatient.probe(CONFIG_MAP, namespace)
+            except errors.TooManyRequests as error:
+                return (error.retry_after or 0) >= 1
+            except errors.Forbidden:
+                # The new rights aren't known yet.
+                return False
+            return False
+
+        try:
+            async with one_seat_taken(kubeconfig, namespace):
+                await until("the server says no", is_throttled)
+                audit.mark()
+                with pytest.raises(errors.TooManyRequests):
+                    await hasty.probe(CONFIG_MAP, namespace)
+                await until("both are in the log", lambda: len(statuses()) >= 2)
+                assert statuses() == [429, 429]
+                waiting = asyncio.create_task(patient.probe(CONFIG_MAP, namespace))
+                await until("it was refused", lambda: len(statuses()) >= 3)
+            await waiting
+        finally:
+            for client in (hasty, impatient, patient):
+                await client.close()
+
+    try:
+        run(scenario())
+    finally:
+        apiserver.kubectl("delete", "flowschema,prioritylevelconfiguration", name)
