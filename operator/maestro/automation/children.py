@@ -267,9 +267,7 @@ def _pod(automation: Automation, env: list[Object], sources: list[Object]) -> Ob
     return {"metadata": {"labels": names.automation_labels(automation.metadata.name)}, "spec": spec}
 
 
-def _merged(
-    automation: Automation, base: Object, table: MergeTable, locked: Mapping[str, str] | None = None
-) -> Object:
+def _merged(automation: Automation, base: Object, table: MergeTable, locked: Mapping[str, str] | None = None) -> Object:
     template = automation.spec.worker.template
     if not template:
         return base

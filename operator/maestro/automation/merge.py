@@ -101,7 +101,8 @@ def _read_type(name: str, schemas: Object, found: dict[str, dict[str, Field]]) -
         target = _reference(schema if items is None else items)
         strategy = schema.get("x-kubernetes-patch-strategy", "").split(",")
         key = schema.get("x-kubernetes-patch-merge-key")
-        if key is None and len(keys := schema.get("x-kubernetes-list-map-keys") or ()) == 1:
+        keys: list[str] = schema.get("x-kubernetes-list-map-keys") or []
+        if key is None and len(keys) == 1:
             key = keys[0]
         if target is not None:
             _read_type(target, schemas, found)
@@ -113,7 +114,8 @@ def _read_type(name: str, schemas: Object, found: dict[str, dict[str, Field]]) -
 
 
 def _reference(schema: Object) -> str | None:
-    for part in (schema, *(schema.get("allOf") or ())):
+    parts: list[Object] = [schema, *(schema.get("allOf") or [])]
+    for part in parts:
         if "$ref" in part:
             return str(part["$ref"]).rpartition("/")[2]
     return None
@@ -265,10 +267,9 @@ def _empty(value: Any) -> bool:
     return value is None or value is False or value == 0 or value in ("", [], {})
 
 
-_SUFFIXES = {
-    **{"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18},
-    **{"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50, "Ei": 2.0**60},
-}
+_SUFFIXES = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3}
+_SUFFIXES |= {letter: 10.0 ** (3 * power) for power, letter in enumerate("MGTPE", start=2)}
+_SUFFIXES |= {f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", start=1)}
 _QUANTITIES = ("requests", "limits", "sizeLimit", "divisor", "storage")
 
 

@@ -1,0 +1,364 @@
+"""Runs as Kubernetes Jobs (`launch: Job`): their Jobs are made here, and followed until their end is the Run's."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from maestro.automation import children
+from maestro.automation.children import Installation, controller_of
+from maestro.automation.jobend import JobEnd, job_end, stuck
+from maestro.automation.merge import InvalidTemplate, MergeTable
+from maestro.kube.cache import ObjectCache, without_bookkeeping
+from maestro.kube.children import watch_children
+from maestro.kube.client import KubeClient
+from maestro.kube.errors import AlreadyExists, BadRequest, Conflict, Invalid, KubeError, NotFound
+from maestro.kube.kinds import JOB, ObjectKey
+from maestro.resources import Automation, names
+from maestro.runs.dispatcher import JOB_REFUSED, JobRefused
+from maestro.runs.errors import StoreUnavailable
+from maestro.runs.model import Claimed, Registration, RunFilter, RunState, RunView, Unpublished
+from maestro.runs.parameters import InvalidSchema, ParameterValidator
+from maestro.runs.reports import Report
+from maestro.runs.store import RunStore
+from maestro.runtime.clock import Clock, utcnow
+from maestro.runtime.controller import Controller
+from maestro.runtime.tasks import run_until, sleep_unless
+from maestro.runtime.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+LOG_LINES = 20
+KEEP_SUCCEEDED, KEEP_FAILED = 600, 3600
+"""Seconds for which a Job stays after its end was recorded, for `kubectl logs`."""
+
+_ACTIVE_SECONDS = 15.0
+_SWEEP_SECONDS = 60.0
+_GRACE = timedelta(seconds=60)
+_PAGE = 500
+
+
+class KubeJobLauncher:
+    """Makes the Job of a Run's attempt. The Job's name is made of both, so that it can't be made twice."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        automations: ObjectCache,
+        installation: Installation,
+        table: Callable[[], MergeTable],
+    ) -> None:
+        self._kube = kube
+        self._automations = automations
+        self._installation = installation
+        self._table = table
+        self._validators: dict[str, tuple[int, ParameterValidator]] = {}
+
+    async def launch(self, run: Claimed, registration: Registration) -> None:
+        """Make the Job; one of that name that is there already is the same. Raises JobRefused."""
+        obj = self._automations.get(registration.namespace, registration.name)
+        if obj is None or obj["metadata"].get("uid") != registration.uid:
+            raise JobRefused(f"Automation {registration.id} isn't known to be there", final=False)
+        body = self._body(obj, run)
+        try:
+            await self._kube.create(JOB, registration.namespace, body)
+        except AlreadyExists:
+            await self._same(registration, body["metadata"]["name"])
+        except (Invalid, BadRequest) as error:
+            raise JobRefused(error.message, final=True) from error
+        except KubeError as error:
+            raise JobRefused(str(error), final=False) from error
+
+    def _body(self, obj: Object, run: Claimed) -> Object:
+        try:
+            automation = Automation.model_validate(obj)
+            parameters = run.parameters or {}
+            hidden = self._hidden(automation, parameters)
+            return children.job(
+                automation, self._installation, run.id, run.attempt, parameters, hidden, table=self._table()
+            )
+        except (InvalidTemplate, ValidationError, InvalidSchema) as error:
+            raise JobRefused(str(error), final=True) from error
+
+    def _hidden(self, automation: Automation, parameters: Mapping[str, Any]) -> list[str]:
+        """The parameters that hold something `writeOnly`."""
+        uid, generation = automation.metadata.uid, automation.metadata.generation
+        known = self._validators.get(uid)
+        if known is None or known[0] != generation:
+            validator = ParameterValidator(automation.spec.parameter_schema, automation.spec.default_parameters)
+            known = self._validators[uid] = generation, validator
+        redacted = known[1].redact(parameters)
+        return [name for name, value in parameters.items() if redacted.get(name) != value]
+
+    async def _same(self, registration: Registration, name: str) -> None:
+        """Make sure that the Job which has the name is this Automation's, and stays."""
+        try:
+            there = await self._kube.get(JOB, registration.namespace, name)
+        except KubeError as error:
+            raise JobRefused(str(error), final=False) from error
+        if there["metadata"].get("deletionTimestamp"):
+            raise JobRefused(f"Job {name} is still being deleted", final=False)
+        owner = controller_of(there)
+        if owner is None or owner.get("uid") != registration.uid:
+            raise JobRefused(f"Job {name} exists and isn't the Automation's", final=True)
+
+
+class JobFollower:
+    """Follows the Jobs of Runs: begins the attempt when the container runs, ends it as the Job ends.
+
+    A worker with the SDK reports by itself, under the same name (its pod's uid); what is said here then only repeats
+    it, and is refused where it comes late.
+    """
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        store: RunStore,
+        automations: ObjectCache,
+        pods: ObjectCache,
+        *,
+        namespaces: Sequence[str] | None,
+        clock: Clock = utcnow,
+        epoch: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._automations = automations
+        self._clock = clock
+        self._epoch = epoch
+        self.queue: WorkQueue[ObjectKey] = WorkQueue("job")
+        self.watch = watch_children(
+            kube, JOB, namespaces=namespaces, label_selector=names.LABEL_RUN, to_key=_own_key, wake=self.queue.add
+        )
+        self._pods: dict[ObjectKey, Object] = {}
+        self._known: dict[ObjectKey, tuple[UUID, int]] = {}
+        self._begun: set[ObjectKey] = set()
+        pods.observe(self._pod_changed)
+        self._controller = Controller(
+            "job", self.queue, self.reconcile, workers=8, expected=(KubeError, StoreUnavailable)
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow until `stop` is set."""
+        await run_until(stop, self.watch.run(stop), self._controller.run(stop), self._sweep(stop), grace=10.0)
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """Look at one Job. Raises KubeError, StoreUnavailable."""
+        job = self.watch.cache.get(key.namespace, key.name)
+        if job is None:
+            await self._vanished(key)
+            return None
+        found = _run_of(job)
+        if found is None:
+            return None
+        self._known[key] = found
+        end = job_end(job, self._pods.get(key))
+        if end is not None:
+            await self._ended(key, job, found, end)
+            return None
+        return await self._active(key, job, found)
+
+    # -- a Job that runs
+
+    async def _active(self, key: ObjectKey, job: Object, found: tuple[UUID, int]) -> float | None:
+        if job["metadata"].get("deletionTimestamp"):
+            return None
+        run_id, attempt = found
+        pod, now = self._pods.get(key), self._clock()
+        await self._begin(key, run_id, pod)
+        run = await self._store.get(run_id)
+        if run is None:
+            return None  # a store that was restored doesn't know it; its deadline ends it
+        if not _wanted(run, attempt):
+            log.info("Job %s is deleted: Run is %s", key, run.state)
+            await self._delete(key, job)
+            return None
+        grace = self._cancel_grace(run)
+        if run.cancel_requested_at is not None and now >= run.cancel_requested_at + grace:
+            log.info("Job %s is deleted: its Run was canceled", key)
+            await self._delete(key, job)
+            return None
+        if (trouble := stuck(job, pod, now)) is not None:
+            await self._report_end(run_id, attempt, pod, trouble)
+            await self._delete(key, job)
+            return None
+        return _ACTIVE_SECONDS
+
+    async def _begin(self, key: ObjectKey, run_id: UUID, pod: Object | None) -> None:
+        """Begin the attempt when its container runs: an image without the SDK doesn't do it by itself."""
+        if pod is None or key in self._begun or not _runs(pod):
+            return
+        uid = pod["metadata"]["uid"]
+        await self._store.reports([Report(op="start", job=run_id, worker=uid, job_pod=True)])
+        self._begun.add(key)
+
+    def _cancel_grace(self, run: RunView) -> timedelta:
+        registration = self._store.registrations().get(run.automation)
+        return timedelta(seconds=registration.policy.cancel_grace if registration is not None else 0.0)
+
+    async def _delete(self, key: ObjectKey, job: Object) -> None:
+        try:
+            await self._kube.delete(JOB, key.namespace, key.name, uid=job["metadata"]["uid"])
+        except Conflict:
+            log.debug("Job %s is another one by now", key)
+
+    # -- a Job that ended
+
+    async def _ended(self, key: ObjectKey, job: Object, found: tuple[UUID, int], end: JobEnd) -> None:
+        """Record the end first; only then may the Job be cleaned up."""
+        if job["spec"].get("ttlSecondsAfterFinished") is not None:
+            return
+        pod = self._pods.get(key)
+        if pod is not None:
+            await self._begin(key, found[0], pod)
+            end = end.with_log(await self._log(key.namespace, pod))
+        await self._report_end(*found, pod, end)
+        keep = KEEP_SUCCEEDED if end.succeeded else KEEP_FAILED
+        try:
+            body = {"spec": {"ttlSecondsAfterFinished": keep}}
+            self.watch.wrote(without_bookkeeping(await self._kube.patch(JOB, key.namespace, key.name, body)))
+        except NotFound:
+            log.debug("Job %s is gone already", key)
+
+    async def _report_end(self, run_id: UUID, attempt: int, pod: Object | None, end: JobEnd) -> None:
+        worker = pod["metadata"]["uid"] if pod is not None else f"job/{run_id}-{attempt}"
+        report = Report(
+            op="jobEnded",
+            job=run_id,
+            attempt=attempt,
+            worker=worker,
+            job_pod=True,
+            status="completed" if end.succeeded else "failed",
+            result=end.result(),
+            error_class=None if end.succeeded else end.reason,
+            message=None if end.succeeded else end.message(),
+        )
+        await self._store.reports([report])
+
+    async def _log(self, namespace: str, pod: Object) -> str:
+        try:
+            return await self._kube.pod_log(
+                namespace, pod["metadata"]["name"], container=children.WORKER, tail_lines=LOG_LINES
+            )
+        except KubeError as error:
+            # Its node may be gone; how it ended is known all the same.
+            log.info("the log of pod %s/%s can't be read: %s", namespace, pod["metadata"]["name"], error)
+            return ""
+
+    async def _vanished(self, key: ObjectKey) -> None:
+        """Somebody deleted the Job: the attempt is lost, unless it had ended before."""
+        found = self._known.get(key)
+        if found is not None:
+            await self._lost(*found)
+        self._known.pop(key, None)
+        self._pods.pop(key, None)
+        self._begun.discard(key)
+
+    async def _lost(self, run_id: UUID, attempt: int) -> None:
+        report = Report(op="jobEnded", job=run_id, attempt=attempt, worker=f"job/{run_id}-{attempt}", job_pod=True)
+        await self._store.reports([report])
+
+    # -- what no event tells
+
+    async def _sweep(self, stop: asyncio.Event) -> None:
+        """Find Runs whose Job vanished while nobody watched."""
+        while not await sleep_unless(stop, _SWEEP_SECONDS):
+            if not self.watch.cache.synced:
+                continue
+            try:
+                await self.sweep()
+            except StoreUnavailable as error:
+                log.warning("Jobs that vanished are looked for later: %s", error)
+
+    async def sweep(self) -> None:
+        """Look once for Runs without a Job. Raises StoreUnavailable."""
+        launched = frozenset(key for key, known in self._store.registrations().items() if known.launch == "Job")
+        if not launched:
+            return
+        there = {(job["metadata"].get("labels") or {}).get(names.LABEL_RUN) for job in self.watch.cache.values()}
+        before = self._clock() - _GRACE
+        for run in await self._runs(RunState.RUNNING, launched):
+            if str(run.id) not in there and run.started_at is not None and run.started_at < before:
+                log.info("Run %s runs without a Job: the attempt is lost", run.id)
+                await self._lost(run.id, run.attempt)
+        epoch = self._epoch()
+        if epoch is not None:
+            await self._launch_again(launched, there, before, epoch)
+
+    async def _launch_again(
+        self, launched: frozenset[int], there: Collection[str | None], before: datetime, epoch: int
+    ) -> None:
+        missing = {run.seq for run in await self._runs(RunState.QUEUED, launched) if str(run.id) not in there}
+        for key in launched if missing else ():
+            queued = await self._store.queued_runs(key, _PAGE)
+            again = [
+                Unpublished(run.seq, run.pub, JOB_REFUSED)
+                for run in queued
+                if run.seq in missing and run.queued_at < before
+            ]
+            if again:
+                log.info("%d Queued Runs have no Job: they are launched again", len(again))
+                await self._store.unpublished(epoch, again)
+
+    async def _runs(self, state: RunState, automations: frozenset[int]) -> list[RunView]:
+        found: list[RunView] = []
+        cursor: str | None = None
+        while True:
+            wanted = RunFilter(states=frozenset({state}), automations=automations)
+            page = await self._store.list_runs(wanted, _PAGE, cursor)
+            found += page.items
+            cursor = page.cursor
+            if cursor is None:
+                return found
+
+    # -- pods
+
+    def _pod_changed(self, key: ObjectKey, old: Object | None, new: Object | None) -> None:
+        pod = new if new is not None else old
+        found = _run_of(pod) if pod is not None else None
+        if found is None:
+            return
+        job = ObjectKey(key.namespace, names.run_job(*found))
+        if new is not None:
+            self._pods[job] = new
+        elif job not in self.watch.cache:
+            # Otherwise its last state is kept: the Job's end is told with it.
+            self._pods.pop(job, None)
+        self.queue.add(job)
+
+
+def _own_key(job: Mapping[str, Any]) -> ObjectKey:
+    return ObjectKey(str(job["metadata"]["namespace"]), str(job["metadata"]["name"]))
+
+
+def _run_of(obj: Mapping[str, Any]) -> tuple[UUID, int] | None:
+    """Run and attempt, from the labels; None where they aren't ours or don't make sense."""
+    labels = obj["metadata"].get("labels") or {}
+    try:
+        return UUID(labels[names.LABEL_RUN]), int(labels[names.LABEL_ATTEMPT])
+    except (KeyError, ValueError):
+        return None
+
+
+def _wanted(run: RunView, attempt: int) -> bool:
+    """Whether the Run's state has a place for a Job of this attempt."""
+    if run.state is RunState.QUEUED:
+        return attempt == run.attempt + 1
+    return run.state is RunState.RUNNING and attempt == run.attempt
+
+
+def _runs(pod: Mapping[str, Any]) -> bool:
+    """Whether the worker's container has begun."""
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        if status.get("name") == children.WORKER:
+            state = status.get("state") or {}
+            return "running" in state or "terminated" in state
+    return False
