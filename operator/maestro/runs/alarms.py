@@ -12,7 +12,7 @@ from maestro.runs.reporting import happen_to, seqs_of
 _DUE = Sql("SELECT seq FROM run WHERE alarm_at IS NOT NULL AND alarm_at <= :now ORDER BY alarm_at LIMIT :limit")
 _NEXT = Sql("SELECT alarm_at FROM run WHERE alarm_at IS NOT NULL ORDER BY alarm_at LIMIT 1")
 _OF_POD = Sql("""
-    SELECT seq FROM run WHERE automation_id = :automation AND state = 3
+    SELECT seq FROM run WHERE automation_id = :automation AND state = 3 AND started_at <= :before
     AND (holder = :pod OR (holder >= :first AND holder < :past))""")
 _READY = Sql("""
     SELECT seq FROM run WHERE automation_id = :automation AND state = 1 AND ready = 1
@@ -52,12 +52,12 @@ def next_alarm(transaction: Transaction) -> int | None:
     return None if row is None else int(row[0])
 
 
-def pod_gone(changes: Changes, pod_uid: str, automations: list[int]) -> int:
-    """Loses the attempts of a pod, whichever of its processes held them."""
+def pod_gone(changes: Changes, pod_uid: str, automations: list[int], before: int) -> int:
+    """Loses the attempts of a pod that began before then, whichever of its processes held them."""
     first, past = f"{pod_uid}/", f"{pod_uid}0"  # '0' follows '/': the range is the prefix
     seqs = []
     for automation in automations:
-        params = {"automation": automation, "pod": pod_uid, "first": first, "past": past}
+        params = {"automation": automation, "pod": pod_uid, "first": first, "past": past, "before": before}
         seqs += seqs_of(changes.transaction, _OF_POD, params)
     happened = happen_to(changes, seqs, Happening(Event.POD_GONE))
     changes.flush()

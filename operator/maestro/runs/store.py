@@ -287,13 +287,21 @@ class RunStore:
         at = await self._read(alarms.next_alarm)
         return None if at is None else max((at - self._now()) / 1e6, 0.0)
 
-    async def pod_gone(self, pod_uid: str, *, automation: int | None = None, epoch: int | None = None) -> int:
-        """Attempts that this pod held are lost now. Returns how many."""
+    async def pod_gone(
+        self,
+        pod_uid: str,
+        *,
+        automation: int | None = None,
+        before: datetime | None = None,
+        epoch: int | None = None,
+    ) -> int:
+        """Attempts that this pod held (`before`: that began until then) are lost now. Returns how many."""
 
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
             of = [automation] if automation is not None else [known.pk for known in self._registry.everything()]
-            return alarms.pod_gone(self._changes(transaction), pod_uid, of)
+            until = to_micros(before if before is not None else self._clock())
+            return alarms.pod_gone(self._changes(transaction), pod_uid, of, until)
 
         return await self._write(write)
 
