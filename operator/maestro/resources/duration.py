@@ -38,7 +38,7 @@ class Duration(str):
     seconds: float
 
     def __new__(cls, text: str) -> Duration:
-        if len(text) > MAX_LENGTH or not _WHOLE.match(text):
+        if len(text) > MAX_LENGTH or not _WHOLE.fullmatch(text):
             raise ValueError("must be a duration such as 90s, 15m or 1h30m (units ms, s, m, h)")
         seconds = sum(float(number) * _UNIT[unit] for number, unit in _PART.findall(text))
         if seconds < MINIMUM_SECONDS:
