@@ -1,4 +1,4 @@
-"""Composition root: settings → Kubernetes client, run store, broker → the roles of this process → run until told to stop."""
+"""Composition root: settings → Kubernetes client, run store, broker → the roles of this process → run."""
 
 from __future__ import annotations
 
