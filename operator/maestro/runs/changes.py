@@ -15,11 +15,11 @@ from maestro.runs.model import RunPolicy
 from maestro.runs.registry import Registry
 
 _COLUMNS = """
-    seq, id, automation_id, solution_id, ckey, log_lines,
+    seq, id, automation_id, solution_id, ckey, log_lines, epoch,
     state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot,
     ckey IS NOT NULL, replay_of IS NOT NULL,
     due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at"""
-_OWN = 6
+_OWN = 7
 _BY_ID = Sql(f"SELECT {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")  # noqa: S608
 _BY_SEQ = Sql(f"SELECT {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")  # noqa: S608
 _KEYS_BY_ID = Sql("SELECT automation_id, ckey FROM run WHERE id {in :ids} AND ckey IS NOT NULL")
@@ -56,6 +56,8 @@ class Tracked:
     solution: int
     ckey: UUID | None
     log_lines: int
+    epoch: int | None
+    """Of its only publication; None where it was published again."""
     run: Run
     was_state: int
     was_attempt: int
@@ -193,7 +195,9 @@ class Changes:
             if tracked is None:
                 run = Run(*row[_OWN:])
                 key = None if row[4] is None else as_uuid(row[4])
-                tracked = Tracked(seq, as_uuid(row[1]), row[2], row[3], key, row[5], run, run.state, run.attempt)
+                tracked = Tracked(
+                    seq, as_uuid(row[1]), row[2], row[3], key, row[5], row[6], run, run.state, run.attempt
+                )
                 self._tracked[seq] = tracked
             result.append(tracked)
         return result
@@ -219,7 +223,7 @@ class Changes:
                 raise Retry(f"{len(rows) - touched} of {len(rows)} Runs were changed by somebody else")
 
     def _write_keys(self) -> None:
-        touched = [t for t in self._tracked.values() if t.ckey is not None and t.run.state != t.was_state]
+        touched = [tracked for tracked in self._tracked.values() if _concerns_its_key(tracked)]
         if not touched:
             return
         ends: dict[keys.Key, list[keys.KeyEnd]] = {}
@@ -253,6 +257,14 @@ class Changes:
         if limit and (before >= limit) != (after >= limit):
             # the next claim takes Queued ones back, or finds that it may go on
             self.work.add(pk)
+
+
+def _concerns_its_key(tracked: Tracked) -> bool:
+    """It moved, or it waits to become the first of its key and may be that now."""
+    if tracked.ckey is None or not tracked.changes:
+        return False
+    waits = tracked.run.state == lifecycle.P and not tracked.run.ready
+    return waits or tracked.run.state != tracked.was_state
 
 
 def _update(columns: tuple[str, ...]) -> Sql:

@@ -53,7 +53,7 @@ _OLDEST = Sql("""
     WHERE automation_id = :automation AND state = 2 AND pub < :below ORDER BY pub LIMIT :limit""")
 _STARTED_PUB = Sql("SELECT coalesce(max(pub), 0) FROM run_started WHERE automation_id = :automation AND epoch = :epoch")
 _REPUBLISH = Sql("""
-    UPDATE run SET pub = :pub, epoch = :epoch, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
+    UPDATE run SET pub = :pub, epoch = NULL, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
     RETURNING automation_id, seq, id, pub, attempt, parameters""")
 _TAKE_BACK = Sql("SELECT seq FROM run WHERE automation_id = :automation AND state = 2 ORDER BY pub LIMIT :limit")
 _NO_LIMIT = (1 << 63) - 1
@@ -197,7 +197,7 @@ def republish(
     """A new number for each that is still Queued with the old one."""
     base = fence(transaction, epoch)
     again = [
-        {"seq": item.seq, "was": item.pub, "pub": pub, "epoch": epoch, "now": now}
+        {"seq": item.seq, "was": item.pub, "pub": pub, "now": now}
         for pub, item in enumerate(sorted(items, key=lambda item: item.pub), start=base)
     ]
     transaction.run(_TAKE_PUBS, {"n": len(again), "epoch": epoch})

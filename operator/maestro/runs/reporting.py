@@ -155,9 +155,12 @@ class _Reporting:
 
     def _keep_start(self, item: Report, tracked: Tracked) -> None:
         """Queues are first in, first out: what was published before this and waits was overtaken."""
-        if item.pub is not None and item.epoch is not None and self._is_ours(item):
-            started = (item.epoch, item.pub)
-            self._started[tracked.automation] = max(started, self._started.get(tracked.automation, started))
+        epoch, pub = item.epoch, item.pub
+        if item.older:
+            # the older contract doesn't say which publication it has: the Run's own, where there was only one
+            epoch, pub = tracked.epoch, tracked.run.pub
+        if pub is not None and epoch is not None and self._is_ours(item):
+            self._started[tracked.automation] = max((epoch, pub), self._started.get(tracked.automation, (0, 0)))
 
     def _started_rows(self) -> list[dict[str, Any]]:
         return [

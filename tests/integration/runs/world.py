@@ -108,6 +108,17 @@ class World:
         lines = tuple(ReportLine("INFO", message) for message in messages)
         return self.report("log", run, attempt=attempt, lines=lines)
 
+    def finish_all(self, automation: int, worker: str = WORKER) -> None:
+        """Starts and finishes whatever is Queued."""
+        for queued in self.do(self.store.queued_runs(automation, 1000)):
+            run = next(claimed.id for claimed in self._queued(automation) if claimed.seq == queued.seq)
+            attempt = self.start(run, worker).attempt
+            self.finish(run, attempt=attempt, worker=worker)
+
+    def _queued(self, automation: int) -> list[Claimed]:
+        everything = self.do(self.store.queued_after(self.epoch, 0, 1_000_000))
+        return [claimed for claimed in everything if claimed.automation == automation]
+
     # -- the clock and the broker ------------------------------------------------------------------------------------
 
     def due(self) -> Due:
