@@ -8,7 +8,9 @@ from pydantic import Field, StringConstraints, WithJsonSchema
 
 from maestro.resources.rules import extra
 
-# The schema of an object whose keys are free. CEL can't look into it, but it can compare it.
+# The schema of an object whose keys are free. CEL can't look into it, and compares it with a gap: an entry that takes
+# the place of another one under a new name, with nothing else changed, counts as equal. So an `immutable` rule on one is
+# a courtesy; whoever relies on it compares for themselves (the plan's hash, the queue's declared arguments).
 FREE_OBJECT: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 # Lists that are replaced as a whole, and lists without duplicates whose entries several managers may own.

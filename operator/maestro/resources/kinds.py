@@ -13,7 +13,7 @@ from maestro.resources.schedule import Schedule
 Column = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Definition:
     """A kind as its CustomResourceDefinition presents it."""
 
