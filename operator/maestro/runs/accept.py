@@ -19,6 +19,8 @@ from maestro.runs.registry import Known, Registry
 IDEMPOTENCY_TTL = micros(24 * 3600)
 """How long a key is remembered."""
 _TURN_BITS = 40
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+"""`json.dumps` with options makes an encoder for each call."""
 
 _INSERT = Sql("""
     INSERT INTO run (seq, id, automation_id, solution_id, state, ready, rank, ckey, max_attempts, alarm_at, due_at,
@@ -208,7 +210,7 @@ def _insert(
             copy_of=transaction.uuid(run.copy_of),
             replay_of=transaction.uuid(run.replay_of),
             now=now,
-            parameters=json.dumps(run.parameters, separators=(",", ":"), ensure_ascii=False),
+            parameters=_encode(run.parameters),
         )
         rows.append(columns)
         detail = _detail(seq, run)

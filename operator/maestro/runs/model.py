@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import os
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -92,18 +93,34 @@ def micros(seconds: float) -> int:
 
 
 class _RunIds:
-    """Makes UUIDv7: 48 bits of milliseconds, then random ones; ids of one process never go back."""
+    """Makes UUIDv7: 48 bits of milliseconds, then random ones; ids of one process never go back.
+
+    Within a millisecond they go up by random steps. Randomness is drawn in blocks: a system call for each id would be a
+    third of what an accept costs.
+    """
+
+    _BLOCK = struct.Struct(">512I")
 
     def __init__(self) -> None:
         self._last = 0
+        self._random: Iterator[int] = iter(())
 
     def __call__(self) -> UUID:
-        value = (time.time_ns() // 1_000_000) << 74 | secrets.randbits(73)
+        value = (time.time_ns() // 1_000_000) << 74
         if value <= self._last:
-            value = self._last + 1 + secrets.randbits(32)
+            value = self._last + 1 + self._word()
+        else:
+            value |= self._word() << 41 | self._word() << 9 | self._word() >> 23
         self._last = value
         head, tail = value >> 62, value & ((1 << 62) - 1)
         return UUID(int=(head >> 12) << 80 | 0x7 << 76 | (head & 0xFFF) << 64 | 0b10 << 62 | tail)
+
+    def _word(self) -> int:
+        """32 random bits."""
+        for word in self._random:
+            return word
+        self._random = iter(self._BLOCK.unpack(os.urandom(self._BLOCK.size)))
+        return next(self._random)
 
 
 new_run_id = _RunIds()
