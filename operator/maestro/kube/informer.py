@@ -48,7 +48,7 @@ class Informer:
         backoff: Backoff | None = None,
         silence: float = WATCH_SILENCE,
     ) -> None:
-        if (namespaces or None) != (cache.namespaces or None):
+        if set(namespaces or ()) != set(cache.namespaces or ()):
             raise ValueError("the cache was made for other namespaces than the informer")
         self._client = client
         self._kind = kind

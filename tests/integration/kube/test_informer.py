@@ -177,6 +177,8 @@ def test_a_kind_that_does_not_exist_yet_is_waited_for(apiserver: ApiServer) -> N
 def test_an_informer_and_its_cache_watch_the_same_namespaces() -> None:
     with pytest.raises(ValueError, match="namespaces"):
         Informer(None, POD, ObjectCache(POD, namespaces=["a"]), namespaces=["b"])  # type: ignore[arg-type]
+    for namespaces in (None, (), ["a"], ("a", "b")):
+        Informer(None, POD, ObjectCache(POD, namespaces=namespaces), namespaces=namespaces)  # type: ignore[arg-type]
 
 
 LABEL = "kube-test/owner"
