@@ -12,7 +12,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -195,6 +195,8 @@ class KopfRunner:
             registry=registry,
             settings=kopf_settings(),
             memo=kopf.Memo(),
+            # Its own name for itself is made of the user's, which an arbitrary uid of a pod doesn't have.
+            identity=cast(Any, "maestro"),
             standalone=True,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,

@@ -25,7 +25,9 @@ _SECRETS = (
 )
 
 # Libraries that tell of each of their steps at INFO.
-_QUIET = ("kopf", "aiohttp", "pika", "urllib3", "asyncio", "alembic", "uvicorn.access")
+_QUIET = ("kopf", "aiohttp", "urllib3", "asyncio", "alembic", "uvicorn.access")
+# pika tells one refused connection in seven errors; its users tell it in one line.
+_SILENT = ("pika",)
 
 
 def redact(text: str) -> str:
@@ -72,4 +74,6 @@ def configure(level: str = "INFO", format: Literal["json", "text"] = "json", *, 
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
