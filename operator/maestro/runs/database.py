@@ -138,6 +138,7 @@ class Database:
 
         Raises StoreUnavailable, and Retry where running the block again is the answer.
         """
+        reused, committing = self._writing is not None, False
         try:
             if self._writing is None:
                 self._writing = self.engine.connect()
@@ -148,9 +149,12 @@ class Database:
             except BaseException:
                 self._abandon(transaction)
                 raise
+            committing = True
             self._commit(transaction)
         except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
-            raise self._translated(error) from error
+            raise self._translated(error, stale=reused and not committing) from error
+        for action in transaction.after_commit:
+            action()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -179,8 +183,6 @@ class Database:
     def _commit(self, transaction: Transaction) -> None:
         connection: Any = transaction.connection.connection.driver_connection
         connection.commit()
-        for action in transaction.after_commit:
-            action()
 
     def _abandon(self, transaction: Transaction) -> None:
         """Rolls back; a connection that can't even do that is dropped."""
@@ -190,12 +192,14 @@ class Database:
         except (sqlite3.Error, psycopg.Error):
             self._drop()
 
-    def _translated(self, error: Exception) -> Exception:
+    def _translated(self, error: Exception, *, stale: bool) -> Exception:
+        """`stale`: the connection is an older one and nothing was committed, so that a new one may simply do it."""
         if _lost_a_race(error):
             return Retry(str(error))
-        # whatever it was, a new connection is the better start
         self._drop()
-        return unavailable(error) if _out_of_reach(error) else error
+        if not _out_of_reach(error):
+            return error
+        return Retry(str(error)) if stale and self.dialect == POSTGRESQL else unavailable(error)
 
     def _drop(self) -> None:
         connection, self._writing = self._writing, None

@@ -122,7 +122,7 @@ class Dispatcher:
         *,
         clock: Clock = utcnow,
         gateway: Gateway = always_open,
-        batch: int = 500,
+        batch: int = 1000,
         poll_seconds: float = 1.0,
         watermark_seconds: float = 0.5,
         repair_seconds: float = 15.0,

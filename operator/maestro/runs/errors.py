@@ -10,8 +10,9 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):  # noqa: N818 - the word of the state table
-    """The database can't be used now (disk full, read-only, gone); nothing of the request was written.
+    """The database can't be used now (disk full, read-only, gone).
 
+    Nothing of the request was written, but where the connection broke during the commit, of which nobody can tell.
     The store recovers by itself: the next request tries again.
     """
 

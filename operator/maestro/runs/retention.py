@@ -72,10 +72,8 @@ def prune(transaction: Transaction, registry: Registry, ledger: Ledger, now: int
         for state, limit, ttl in _kept(known.registration.policy):
             seqs = _surplus(transaction, known.pk, state, limit, now - micros(ttl), BATCH - gone)
             gone += _delete(transaction, ledger, known.pk, state, seqs)
-        if known.reaped and transaction.one(_EMPTY, {"pk": known.pk}) is None:
-            for sql in _FORGET_AUTOMATION:
-                transaction.run(sql, {"pk": known.pk})
     ledger.flush()
+    _forget_automations(transaction, registry)
     _forget(transaction, now)
     _merge_counters(transaction, writer)
     return gone
@@ -108,6 +106,13 @@ def _delete(transaction: Transaction, ledger: Ledger, pk: int, state: int, seqs:
             transaction.run(sql, {"seqs": seqs})
         ledger.moved(pk, state, None, len(seqs))
     return len(seqs)
+
+
+def _forget_automations(transaction: Transaction, registry: Registry) -> None:
+    for known in registry.everything():
+        if known.reaped and transaction.one(_EMPTY, {"pk": known.pk}) is None:
+            for sql in _FORGET_AUTOMATION:
+                transaction.run(sql, {"pk": known.pk})
 
 
 def _forget(transaction: Transaction, now: int) -> None:

@@ -53,7 +53,7 @@ _T = TypeVar("_T")
 
 
 class RunStore:
-    """Every method may raise StoreUnavailable; nothing was written then, and the next call tries again.
+    """Every method may raise StoreUnavailable; the next call tries again.
 
     `epoch` arguments fence the controller's writes: StaleEpoch when a later leader has taken the store (None: no
     fence, for tools and tests). Automations are named by the key that `register` returns.
