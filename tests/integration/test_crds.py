@@ -405,6 +405,7 @@ INVALID: list[tuple[Definition, object, str, str]] = [
         "from must not be later than to",
     ),
     (REPROCESSING, _reprocessing(parallelism=0), "spec.parallelism", "greater than or equal to 1"),
+    (REPROCESSING, _reprocessing(drainTimeout="0s"), "spec.drainTimeout", "at least 1s"),
     (REPROCESSING, _reprocessing(maxBlock="0s"), "spec.maxBlock", "at least 1s"),
     (REPROCESSING, _reprocessing(onFailure="Ignore"), "spec.onFailure", "supported values"),
     (REPROCESSING, _reprocessing(cascade={"maxAdditions": -1}), "spec.cascade.maxAdditions", "greater than or equal"),
@@ -605,7 +606,7 @@ def test_scale(objects: Objects) -> None:
 
 def test_scale_of_a_job_automation_is_refused(objects: Objects) -> None:
     objects.create(AUTOMATION, {"launch": "Job"})
-    with pytest.raises(RefusedError, match=r"worker\.replicas may not be set"):
+    with pytest.raises(RefusedError, match=r"worker\.replicas may only be 1"):
         objects.scale(2)
 
 

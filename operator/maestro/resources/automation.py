@@ -25,7 +25,7 @@ from maestro.resources.fields import (
 from maestro.resources.model import Model, Resource
 from maestro.resources.rules import extra, forbidden, immutable, immutable_optional, object_name, rule
 
-_FORBIDDEN_IN_JOB_MODE = "an Automation with launch: Job has no queue and no worker Deployment"
+_NOT_IN_JOB_MODE = "an Automation with launch: Job has no queue and no worker Deployment"
 
 
 class Queue(Model):
@@ -325,7 +325,6 @@ class Notification(Model):
     url: NotificationUrl = Field(description="Where it is told.")
 
 
-_LAUNCH_JOB = "self.launch != 'Job' || "
 _KEYS_NOTE = "Parameters may stand in them, as in price-list/$(params.list)."
 
 
@@ -335,18 +334,23 @@ class AutomationSpec(Model):
     model_config = ConfigDict(
         json_schema_extra=extra(
             *(
-                forbidden(f"{_LAUNCH_JOB}{holds}", f"{path} may not be set: {_FORBIDDEN_IN_JOB_MODE}", field=f".{path}")
-                for path, holds in (
-                    ("queue.name", "!has(self.queue.name)"),
-                    ("queue.type", "!has(self.queue.type)"),
-                    ("queue.arguments", "!has(self.queue.arguments)"),
+                forbidden(f"self.launch != 'Job' || {holds}", f"{path} {must}: {_NOT_IN_JOB_MODE}", field=f".{path}")
+                for path, must, holds in (
+                    ("queue.name", "may not be set", "!has(self.queue.name)"),
+                    ("queue.type", "may not be set", "!has(self.queue.type)"),
+                    ("queue.arguments", "may not be set", "!has(self.queue.arguments)"),
                     (
                         "queue.deletionPolicy",
+                        "may only be IfEmpty",
                         "!has(self.queue.deletionPolicy) || self.queue.deletionPolicy == 'IfEmpty'",
                     ),
-                    ("worker.replicas", "!has(self.worker.replicas) || self.worker.replicas == 1"),
-                    ("worker.concurrency", "!has(self.worker.concurrency) || self.worker.concurrency == 1"),
-                    ("worker.autoscaling", "!has(self.worker.autoscaling)"),
+                    ("worker.replicas", "may only be 1", "!has(self.worker.replicas) || self.worker.replicas == 1"),
+                    (
+                        "worker.concurrency",
+                        "may only be 1",
+                        "!has(self.worker.concurrency) || self.worker.concurrency == 1",
+                    ),
+                    ("worker.autoscaling", "may not be set", "!has(self.worker.autoscaling)"),
                 )
             )
         )

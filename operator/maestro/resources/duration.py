@@ -9,6 +9,8 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from maestro.resources.rules import VALIDATIONS
+
 PATTERN = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
 MAX_LENGTH = 32
 MINIMUM_SECONDS = 1.0
@@ -65,7 +67,5 @@ class Duration(str):
             "type": "string",
             "maxLength": MAX_LENGTH,
             "pattern": PATTERN,
-            "x-kubernetes-validations": [
-                {"rule": "duration(self) >= duration('1s')", "message": "must be a duration of at least 1s"}
-            ],
+            VALIDATIONS: [{"rule": "duration(self) >= duration('1s')", "message": "must be a duration of at least 1s"}],
         }

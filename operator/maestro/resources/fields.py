@@ -6,16 +6,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, WithJsonSchema
 
-from maestro.resources.rules import extra
+from maestro.resources.rules import Rule, extra
 
 # The schema of an object whose keys are free. CEL can't look into it, and compares it with a gap: an entry that takes
-# the place of another one under a new name, with nothing else changed, counts as equal. So an `immutable` rule on one is
-# a courtesy; whoever relies on it compares for themselves (the plan's hash, the queue's declared arguments).
+# the place of another one under a new name, with nothing else changed, counts as equal. So an `immutable` rule on one
+# is a courtesy; whoever relies on it compares for themselves (the plan's hash, the queue's declared arguments).
 FREE_OBJECT: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 # Lists that are replaced as a whole, and lists without duplicates whose entries several managers may own.
-ATOMIC: dict[str, Any] = extra(list_type="atomic")
-SET: dict[str, Any] = extra(list_type="set")
+ATOMIC = extra(list_type="atomic")
+SET = extra(list_type="set")
 
 FreeObject = Annotated[dict[str, Any], WithJsonSchema(FREE_OBJECT)]
 
@@ -34,6 +34,12 @@ ShortText = Annotated[str, StringConstraints(max_length=256)]
 Text = Annotated[str, StringConstraints(max_length=4096)]
 
 
-def section(model: type[Any], description: str, **extra: Any) -> Any:
+def section(model: type[Any], description: str, *rules: Rule) -> Any:
     """A field that holds a part of the resource and defaults to that part's own defaults (`default: {}`)."""
-    return Field(default_factory=model, description=description, json_schema_extra={"default": {}, **extra})
+    with_rules = extra(*rules)
+
+    def extend(node: dict[str, Any]) -> None:
+        node["default"] = {}
+        with_rules(node)
+
+    return Field(default_factory=model, description=description, json_schema_extra=extend)

@@ -8,6 +8,7 @@ from pydantic import Field, WithJsonSchema
 
 from maestro.resources.fields import FREE_OBJECT, ObjectName, ShortText
 from maestro.resources.model import Model
+from maestro.resources.rules import extra
 from maestro.resources.schema import Schema, structural
 
 _ENV_NAME = r"^[^=]+$"
@@ -103,7 +104,7 @@ class _Resources(Model):
             list[_ResourceClaim],
             Field(
                 max_length=32,
-                json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+                json_schema_extra=extra(list_type="map", list_map_keys=["name"]),
             ),
         ]
         | None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from maestro.resources.kinds import Definition
+from maestro.resources.rules import VALIDATIONS
 from maestro.resources.schema import Schema
 
 _HEADER = """<!-- Generated from operator/maestro/resources by 'maestro crds'; do not edit. -->
@@ -31,7 +32,7 @@ def _kind(kind: Definition, schema: Schema) -> str:
         f"## {kind.kind}",
         f"{schema['description']} `kubectl get {kind.plural}`, short `{kind.short_name}`.",
         *([kind.note] if kind.note else []),
-        _rules("metadata", schema),
+        "\n".join(f"- {_cell(rule['message'])}." for rule in schema.get(VALIDATIONS, ())),
         "### Spec",
         _table("spec", properties["spec"]),
         _rules_below(properties["spec"]),
@@ -70,16 +71,12 @@ def _type(node: Schema) -> str:
         return " \\| ".join(f"`{value}`" for value in node["enum"])
     if node["type"] == "array":
         return f"list of {_type(node['items'])}"
-    if "duration(self)" in str(node.get("x-kubernetes-validations", "")) and node["type"] == "string":
+    if "duration(self)" in str(node.get(VALIDATIONS, "")) and node["type"] == "string":
         return "duration"
     if node.get("format") in ("date", "date-time"):
         return {"date": "date", "date-time": "timestamp"}[node["format"]]
     bounds = [f"{word} {node[key]}" for word, key in (("≥", "minimum"), ("≤", "maximum")) if key in node]
     return ", ".join([node["type"], *bounds])
-
-
-def _rules(title: str, schema: Schema) -> str:
-    return "\n".join(f"- {rule['message']}." for rule in schema.get("x-kubernetes-validations", ()))
 
 
 def _rules_below(schema: Schema) -> str:
@@ -88,9 +85,10 @@ def _rules_below(schema: Schema) -> str:
 
 
 def _messages(schema: Schema, path: str) -> Iterator[str]:
-    for rule in schema.get("x-kubernetes-validations", ()):
+    for rule in schema.get(VALIDATIONS, ()):
         if "duration(self) >=" not in rule["rule"]:
-            yield f"`{path}`: {rule['message']}" if path else rule["message"]
+            field = f"{path}{rule.get('fieldPath', '')}".removeprefix(".")
+            yield f"`{field}`: {_cell(rule['message'])}" if field else _cell(rule["message"])
     for name, node in schema.get("properties", {}).items():
         yield from _messages(node, f"{path}.{name}" if path else name)
         if "items" in node:
@@ -98,4 +96,4 @@ def _messages(schema: Schema, path: str) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\\\\|", "\\|")
+    return text.replace("|", "\\|").replace("\\\\|", "\\|").replace("<", "\\<")

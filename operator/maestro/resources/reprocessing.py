@@ -234,7 +234,7 @@ class ReprocessingSpec(Model):
     cascade: Cascade = section(
         Cascade,
         "Runs that become stale by what is run again, and join the plan. Immutable.",
-        **extra(immutable("cascade")),
+        immutable("cascade"),
     )
     on_failure: Literal["Stop", "Continue"] = Field(
         "Stop",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+VALIDATIONS = "x-kubernetes-validations"
+
 Rule = dict[str, Any]
+Extra = Callable[[dict[str, Any]], None]
 
 _FORBIDDEN = "FieldValueForbidden"
 
@@ -41,10 +45,19 @@ def rule(
     return made
 
 
-def extra(*rules: Rule, **schema: Any) -> dict[str, Any]:
-    """What pydantic's `json_schema_extra` takes: these rules and further words of the schema (`list_type="set"`)."""
-    made = {f"x-kubernetes-{word.replace('_', '-')}": value for word, value in schema.items()}
-    return {**made, "x-kubernetes-validations": list(rules)} if rules else made
+def extra(*rules: Rule, **schema: Any) -> Extra:
+    """What pydantic's `json_schema_extra` takes: adds these rules, and further words of the schema (`list_type="set"`).
+
+    Rules that the field's type brings along stay.
+    """
+    words = {f"x-kubernetes-{word.replace('_', '-')}": value for word, value in schema.items()}
+
+    def extend(node: dict[str, Any]) -> None:
+        node.update(words)
+        if rules:
+            node[VALIDATIONS] = [*node.get(VALIDATIONS, []), *rules]
+
+    return extend
 
 
 def forbidden(expression: str, message: str, *, field: str | None = None) -> Rule:

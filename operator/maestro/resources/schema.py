@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from maestro.resources.rules import VALIDATIONS
+
 Schema = dict[str, Any]
 
 _MAX_INT32 = 2**31 - 1
-_VALIDATIONS = "x-kubernetes-validations"
 _FIRST = ("description", "type", "format", "default")
-_LAST = ("required", "properties", "items", "additionalProperties", _VALIDATIONS)
+_LAST = ("required", "properties", "items", "additionalProperties", VALIDATIONS)
 
 
 def structural(model: type[BaseModel]) -> Schema:
@@ -57,5 +58,5 @@ def _resolve(node: Schema, definitions: dict[str, Schema]) -> Schema:
             (target,) = [option for option in node.pop("anyOf") if option != {"type": "null"}]
         else:
             return node
-        rules = [*target.get(_VALIDATIONS, []), *node.get(_VALIDATIONS, [])]
-        node = {**target, **node, **({_VALIDATIONS: rules} if rules else {})}
+        rules = [*target.get(VALIDATIONS, []), *node.get(VALIDATIONS, [])]
+        node = {**target, **node, **({VALIDATIONS: rules} if rules else {})}

@@ -109,6 +109,14 @@ def test_nothing_that_structural_schemas_may_not_have(kind: Definition) -> None:
 
 
 @KINDS
+def test_every_duration_is_held_to_a_second(kind: Definition) -> None:
+    durations = [(path, node) for path, node in _all(kind) if "(ms|s|m|h)" in node.get("pattern", "")]
+    assert durations
+    for path, node in durations:
+        assert "duration(self) >= duration('1s')" in [rule["rule"] for rule in node["x-kubernetes-validations"]], path
+
+
+@KINDS
 def test_every_rule_has_a_message(kind: Definition) -> None:
     for path, node in _all(kind):
         for rule in node.get("x-kubernetes-validations", []):
