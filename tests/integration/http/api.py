@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ from maestro.http.directory import CacheCatalog
 from maestro.http.gateway import Gateway, OpenGateway
 from maestro.http.server import server_config
 from maestro.kube.cache import ObjectCache
+from maestro.kube.client import KubeClient
 from maestro.kube.errors import Unavailable
 from maestro.kube.kinds import AUTOMATION
 from maestro.resources import Automation
@@ -86,7 +87,12 @@ class Api:
     """The API, its store and its catalog, and a client of it."""
 
     def __init__(
-        self, folder: Path, authenticator: Authenticator | None, *, gateway: Gateway | None = None, **settings: Any
+        self,
+        folder: Path,
+        connect: Callable[[], Coroutine[Any, Any, tuple[KubeClient, Authenticator]]] | None = None,
+        *,
+        gateway: Gateway | None = None,
+        **settings: Any,
     ) -> None:
         self.loop = Loop()
         self.cluster = FakeCluster()
@@ -96,9 +102,11 @@ class Api:
         key = folder / "worker-api-key"
         key.write_text(API_KEY)
         self.settings = Settings(namespace="team", **settings)
-        self.authenticator = authenticator or Authenticator(
-            self.cluster, self.cluster, audience="maestro", api_key=ApiKey(key)
-        )
+        self._client: KubeClient | None = None
+        if connect is None:
+            self.authenticator = Authenticator(self.cluster, self.cluster, audience="maestro", api_key=ApiKey(key))
+        else:
+            self._client, self.authenticator = self.loop.run(connect())
         self.stopping = asyncio.Event()
         self.services = Services(
             self.store,
@@ -117,6 +125,8 @@ class Api:
         self.loop.loop.call_soon_threadsafe(self.stopping.set)
         self.server.close()
         self.loop.run(self.store.close())
+        if self._client is not None:
+            self.loop.run(self._client.close())
         self.loop.close()
 
     def call(
@@ -151,11 +161,16 @@ class Api:
             },
             "spec": spec,
         }
-        self.loop.run(self._upsert(given))
+        self.see(given)
         return self.loop.run(self.store.register(registration_of(Automation.model_validate(given))))
 
-    async def _upsert(self, given: dict[str, Any]) -> None:
-        self.cache.upsert(given)
+    def see(self, found: dict[str, Any]) -> None:
+        """Put an object into the catalog, as an informer does."""
+
+        async def upsert() -> None:
+            self.cache.upsert(found)
+
+        self.loop.run(upsert())
 
     def queued(self, automation: int) -> list[Any]:
         """Claim what may go, as the leader's dispatcher does before it publishes."""

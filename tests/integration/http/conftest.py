@@ -12,7 +12,7 @@ from tests.integration.http.api import Api
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[Api]:
     """A fresh API on a fresh store."""
-    running = Api(tmp_path, None)
+    running = Api(tmp_path)
     try:
         yield running
     finally:

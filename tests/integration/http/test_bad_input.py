@@ -29,7 +29,7 @@ NOBODY = str(uuid4())
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    running = Api(tmp_path_factory.mktemp("api"), None)
+    running = Api(tmp_path_factory.mktemp("api"))
     try:
         running.automation(parameterSchema=SCHEMA)
         running.automation("other")
@@ -314,7 +314,7 @@ def test_a_request_id_is_answered_and_an_odd_one_replaced(api: Api) -> None:
 
 
 def test_a_store_that_cannot_be_used_is_503(tmp_path: Path) -> None:
-    running = Api(tmp_path, None)
+    running = Api(tmp_path)
     try:
         running.automation()
         running.loop.run(running.store.close())
@@ -326,7 +326,7 @@ def test_a_store_that_cannot_be_used_is_503(tmp_path: Path) -> None:
 
 
 def test_an_api_server_that_is_away_is_503(tmp_path: Path) -> None:
-    running = Api(tmp_path, None)
+    running = Api(tmp_path)
     try:
         running.automation()
         running.cluster.away = True

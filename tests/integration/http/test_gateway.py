@@ -35,7 +35,7 @@ def make(tmp_path: Path, board: Board) -> Iterator[Callable[..., Api]]:
     made: list[Api] = []
 
     def build(**settings: Any) -> Api:
-        made.append(Api(tmp_path, None, gateway=board, **settings))
+        made.append(Api(tmp_path, gateway=board, **settings))
         return made[-1]
 
     yield build
