@@ -56,7 +56,7 @@ def succeeded(cluster: Cluster, namespace: str, name: str) -> str:
 
 def test_a_service_answers_under_its_dns_name(cluster: Cluster, namespace: str) -> None:
     cluster.load_image("base")
-    server = pod("web", "import http.server; http.server.test(port=8000, bind='0.0.0.0')")
+    server = pod("web", "import http.server as s; s.test(s.SimpleHTTPRequestHandler, port=8000, bind='0.0.0.0')")
     server["spec"]["containers"][0]["workingDir"] = "/etc"
     server["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 8000}, "periodSeconds": 1}
     service = {
@@ -67,15 +67,16 @@ def test_a_service_answers_under_its_dns_name(cluster: Cluster, namespace: str) 
     }
     client = pod(
         "client",
-        "import time, urllib.request\n"
+        "import time, urllib.error, urllib.request\n"
         "for _ in range(100):\n"
         "    try:\n"
-        f"        print(urllib.request.urlopen('http://web.{namespace}.svc/hostname', timeout=2).status); break\n"
-        "    except OSError: time.sleep(.2)\n",
+        f"        print(urllib.request.urlopen('http://web.{namespace}.svc/', timeout=2).status); break\n"
+        "    except urllib.error.HTTPError: raise\n"
+        "    except OSError as error: print(error); time.sleep(.2)\n",
     )
     apply(cluster, namespace, server, service, client)
 
-    assert succeeded(cluster, namespace, "client").strip() == "200"
+    assert succeeded(cluster, namespace, "client").split()[-1] == "200"
     assert cluster.kubectl("exec", "-n", namespace, "web", "--", "id", "-u").strip() == "65532"
 
 
