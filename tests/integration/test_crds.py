@@ -7,10 +7,12 @@ import json
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 from tests.cluster.apiserver import ApiServer
 
 from maestro.resources import API_VERSION, crds
@@ -18,6 +20,7 @@ from maestro.resources.kinds import AUTOMATION, DEFINITIONS, REPROCESSING, SCHED
 
 Body = dict[str, Any]
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 RUN = "01920000-0000-7000-8000-000000000001"
@@ -704,12 +707,19 @@ def test_explain_describes_every_field(apiserver: ApiServer) -> None:
     for words in (
         "deletionPolicy",
         "What happens to the queue once the Automation is gone",
-        "default: IfEmpty",
-        "enum",
+        "enum: Retain, IfEmpty, Delete",
     ):
         assert words in explained
     assert "Europe/Lisbon" in apiserver.kubectl("explain", "sched.spec.timeZone")
     assert "final for" in " ".join(apiserver.kubectl("explain", "reproc.spec.decision").split()).lower()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_examples_are_taken(objects: Objects, path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        for kind in DEFINITIONS:
+            if document["kind"] == kind.kind:
+                objects.create(kind, document["spec"], document["metadata"]["name"], dry_run=True)
 
 
 def test_kubectl_apply_and_get(apiserver: ApiServer, objects: Objects, namespace: str) -> None:
