@@ -265,7 +265,8 @@ class Publisher:
     def _on_channel_closed(self, channel: Any, reason: Exception) -> None:
         if channel is not self._channel:
             return
-        log.warning("the publisher's channel was closed: %s", reason)
+        if not self._stopping:
+            log.warning("the publisher's channel was closed: %s", reason)
         self._channel = None
         if self._connection is not None and self._connection.is_open:
             self._connection.close()
