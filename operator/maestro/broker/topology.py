@@ -25,10 +25,7 @@ DEAD_LETTER_POLICY = "maestro-dead-letters"
 DELIVERY_LIMIT = 50
 """A limit of 50 gives 51 deliveries; every lost connection counts one, also for messages that were only prefetched."""
 
-MIN_CONSUMER_TIMEOUT = 1800.0
-"""Seconds; the broker's own default. It is looked at once a minute only."""
-
-_CONSUMER_TIMEOUT_MARGIN = 300.0
+_CONSUMER_TIMEOUT_MARGIN = 300.0  # the broker looks at it once a minute only
 _CONSUMER_TIMEOUT_STEP = 3600.0
 _PATTERN_CHARACTERS = 8000
 """Claimed names in one policy's pattern: the broker's regex compiler refuses patterns beyond 64 KiB."""
@@ -260,8 +257,7 @@ def consumer_timeout(claims: Iterable[QueueClaim]) -> float:
     Rounded up to whole hours, so that one more Automation rarely changes the policy that all queues share.
     """
     longest = max((claim.longest for claim in claims), default=0.0) + _CONSUMER_TIMEOUT_MARGIN
-    steps = -(-longest // _CONSUMER_TIMEOUT_STEP)
-    return max(MIN_CONSUMER_TIMEOUT, steps * _CONSUMER_TIMEOUT_STEP)
+    return -(-longest // _CONSUMER_TIMEOUT_STEP) * _CONSUMER_TIMEOUT_STEP
 
 
 def escape(name: str) -> str:
