@@ -16,6 +16,7 @@ from tests.cluster.config import ADDRESS, BRIDGE, NETWORK, POD_RANGE, SERVICE_RA
 from tests.cluster.errors import ClusterError, CommandError
 from tests.cluster.process import Identity, run
 
+MOUNTS = Path("/proc/self/mountinfo")
 CGROUPS = Path("/sys/fs/cgroup")
 NETNS = Path("/run/netns")
 CNI_RESULTS = Path("/var/lib/cni/results")
@@ -115,7 +116,7 @@ def mounts(folder: Path) -> list[str]:
     """Return the mount points below a folder, the deepest first."""
     prefix = f"{folder}/"
     points = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in MOUNTS.read_text().splitlines():
         point = line.split()[4].encode().decode("unicode_escape")
         if point.startswith(prefix):
             points.append(point)
