@@ -102,7 +102,7 @@ class Execute:
                 run.idempotency_key = f"{idempotency_key}#{number}"
                 run.body_hash = digest
         accepted = await self._accept(runs)
-        return json_answer({"jobs": [_shown(one) for one in accepted]}, 202)
+        return json_answer({"items": [_shown(one) for one in accepted]}, 202)
 
     async def last_params(self, request: Request) -> Response:
         """What this caller gave last time."""

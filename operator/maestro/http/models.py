@@ -75,7 +75,7 @@ class AcceptedRun(BaseModel):
 class AcceptedRuns(BaseModel):
     """An id for each line, in order."""
 
-    jobs: list[AcceptedRun]
+    items: list[AcceptedRun]
 
 
 class LastParameters(Model):
@@ -88,8 +88,9 @@ class Attempt(Model):
     """One attempt of a Run."""
 
     attempt: int
-    pod: str | None = Field(description="UID of the pod that held it, or the address of a worker without one.")
+    pod: str | None = Field(description="UID of the worker's pod, or the address of a worker without one.")
     worker: str | None
+    exit_code: int | None = Field(description="Of the container, for a Run that a Job executed; the last attempt's.")
     outcome: str | None
     reason: str | None
     message: str | None
@@ -147,7 +148,7 @@ class Runs(Model):
     """A page of Runs, newest first."""
 
     items: list[Run]
-    cursor: str | None = Field(description="Asks for the next page; null ends.")
+    next: str | None = Field(description="The `cursor` that asks for the next page; null ends.")
 
 
 def _split(value: object) -> object:

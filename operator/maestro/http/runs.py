@@ -129,7 +129,7 @@ class RunRoutes:
             )
         except ValueError:
             raise invalid("cursor", "isn't a cursor that a page of Runs gave") from None
-        return json_answer({"items": [self._views.run(run) for run in page.items], "cursor": page.cursor})
+        return json_answer({"items": [self._views.run(run) for run in page.items], "next": page.cursor})
 
     async def cancel(self, request: Request) -> Response:
         """Cancel what waits; ask what runs to stop."""

@@ -10,6 +10,9 @@ from maestro.runs.model import AttemptView, LogLine, Parameters, Progress, RunVi
 from maestro.runs.parameters import InvalidSchema
 from maestro.runs.store import RunStore
 
+_JOB_HOLDER = "job/"
+"""How the identity begins under which the end of a Job is reported."""
+
 
 def moment(at: datetime | None) -> str | None:
     """RFC 3339 in UTC with milliseconds."""
@@ -47,7 +50,7 @@ class RunViews:
             "expiresAt": moment(run.expires_at),
             "cancellationRequestedAt": moment(run.cancel_requested_at),
             "lastHeartbeatAt": moment(run.last_heartbeat_at),
-            "attempts": [_attempt(attempt) for attempt in run.attempts],
+            "attempts": [_attempt(attempt, run) for attempt in run.attempts],
             "schedule": run.schedule,
             "scheduledTime": moment(run.tick),
             "copyOf": _text(run.copy_of),
@@ -83,17 +86,29 @@ def log_line(line: LogLine) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: AttemptView) -> dict[str, Any]:
+def _attempt(attempt: AttemptView, run: RunView) -> dict[str, Any]:
     return {
         "attempt": attempt.attempt,
-        "pod": None if attempt.holder is None else attempt.holder.partition("/")[0],
+        "pod": _pod(attempt.holder),
         "worker": attempt.holder,
+        "exitCode": _exit_code(run) if attempt.attempt == run.attempt else None,
         "outcome": attempt.outcome,
         "reason": attempt.reason,
         "message": attempt.message,
         "startedAt": moment(attempt.started_at),
         "endedAt": moment(attempt.ended_at),
     }
+
+
+def _pod(holder: str | None) -> str | None:
+    """The pod in a worker's identity: `<pod uid>/<process uuid>`, or all of it in the older contract."""
+    return None if holder is None or holder.startswith(_JOB_HOLDER) else holder.partition("/")[0]
+
+
+def _exit_code(run: RunView) -> int | None:
+    """What the Job's container ended with: its result says so."""
+    code = run.result.get("exitCode") if isinstance(run.result, dict) else None
+    return code if isinstance(code, int) and (run.holder or "").startswith(_JOB_HOLDER) else None
 
 
 def _progress(progress: Progress | None) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ def test_many_as_a_list_and_as_lines(api: Api) -> None:
     ndjson = api.call("POST", path, raw="\n".join(json.dumps(line) for line in lines).encode())
     for answer in (listed, ndjson):
         assert answer.status == 202
-        ids = [job["job_id"] for job in answer.json["jobs"]]
+        ids = [job["job_id"] for job in answer.json["items"]]
         assert len(set(ids)) == 300
         last = api.call("GET", f"/api/v1/jobs/{ids[-1]}").json
         assert last["parameters"]["width"] == 300

@@ -25,11 +25,11 @@ def test_runs_are_listed_newest_first_page_by_page(api: Api) -> None:
     api.automation()
     jobs = [api.call("POST", EXECUTE, {"n": n}).json["job_id"] for n in range(5)]
     first = api.call("GET", "/api/v1/jobs?limit=2").json
-    second = api.call("GET", f"/api/v1/jobs?limit=2&cursor={first['cursor']}").json
-    third = api.call("GET", f"/api/v1/jobs?limit=2&cursor={second['cursor']}").json
+    second = api.call("GET", f"/api/v1/jobs?limit=2&cursor={first['next']}").json
+    third = api.call("GET", f"/api/v1/jobs?limit=2&cursor={second['next']}").json
     pages = [run["id"] for page in (first, second, third) for run in page["items"]]
     assert pages == jobs[::-1]
-    assert third["cursor"] is None
+    assert third["next"] is None
 
 
 def test_runs_are_found_by_status_automation_and_time(api: Api) -> None:
