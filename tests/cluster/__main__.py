@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.cluster import backends, binaries, images, paths
+from tests.cluster import backends, binaries, paths
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.errors import ClusterError
 from tests.cluster.postgres import Postgres
+from tests.cluster.prepare import prepare
 from tests.cluster.progress import duration, say
 from tests.cluster.rabbitmq import RabbitMQ
 
@@ -59,11 +60,11 @@ def build(arguments: Arguments) -> int:
     others = [name for name in names if name not in programs]
     if not names:
         programs, others = binaries.native_names(), ["pause", "coredns", "rabbitmq", "maestro"]
-    for name, file in binaries.ensure(programs).items():
+    files, built = prepare(programs, others)
+    for name, file in files.items():
         print(name, file)
-    if others:
-        for image in images.build_all(others):
-            print(image.reference, image.archive)
+    for image in built:
+        print(image.reference, image.archive)
     binaries.link([name for name in LINKED if name in programs], paths.BUILD / "bin")
     say(f"built in {duration(time.monotonic() - started)}")
     return 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.cluster import packages, paths
 from tests.cluster.errors import CommandError
 from tests.cluster.locks import Lock, held
-from tests.cluster.process import check_disk, run
+from tests.cluster.process import check_disk, run, temporary
 from tests.cluster.progress import say, step
 
 KUBERNETES = "1.36.3"
@@ -162,9 +162,9 @@ def link(names: Iterable[str], folder: Path) -> None:
     """Put links to programs into a folder, for people and for scripts that look them up in PATH."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, file in ensure(names).items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.symlink_to(file)
-        temporary.replace(folder / name)
+        fresh = folder / f".{name}.{os.getpid()}"
+        fresh.symlink_to(file)
+        fresh.replace(folder / name)
 
 
 def _given(name: str) -> Path | None:
@@ -198,16 +198,16 @@ def _build(module: Module, wanted: Mapping[str, Path]) -> None:
 def _build_one(module: Module, go: Path, name: str, title: str, lock: Lock) -> None:
     program = module.programs[name]
     file = module.folder() / name
-    temporary = file.with_name(f".{name}.partial")
+    target = temporary(file)
     lock.note(f"building {title}, usually {program.usual_seconds:.0f} s")
     with step(title, program.usual_seconds):
         run(
-            [go, "build", *module.flags, "-o", temporary, program.package],
+            [go, "build", *module.flags, "-o", target, program.package],
             cwd=module.source,
             env={"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"},
             writes=Path.home(),
         )
-        temporary.replace(file)
+        target.replace(file)
 
 
 def _go() -> Path:

@@ -88,6 +88,6 @@ class Containers:
             shim.end(number=signal.SIGKILL)
 
     def _sandboxes(self) -> dict[str, dict[str, str]]:
-        listed = self.ctr("containers", "ls", "-q", "labels.io.cri-containerd.kind==sandbox").split()
+        listed = self.ctr("containers", "ls", "-q", 'labels."io.cri-containerd.kind"==sandbox').split()
         # The newest last: an older sandbox of the same pod may still be listed, without its namespace.
         return {name: json.loads(self.ctr("containers", "info", name)).get("Labels", {}) for name in listed}

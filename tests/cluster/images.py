@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.cluster import archive, binaries, config, packages, paths, rootfs
 from tests.cluster.archive import ImageConfig
 from tests.cluster.errors import ClusterError, UnsupportedError
 from tests.cluster.locks import held
-from tests.cluster.process import check_disk, run
+from tests.cluster.process import check_disk, run, temporary
 from tests.cluster.progress import step
 
 # Part of every key: raise it when the way images are made changes.
@@ -85,21 +84,12 @@ def build(name: str) -> BuiltImage:
     return BuiltImage(recipe.reference, file, recipe.digest)
 
 
-def build_all(names: list[str]) -> list[BuiltImage]:
-    """Return several images; those that are missing are built side by side, two at a time."""
-    # The base first: what is built from a Dockerfile waits for it anyway.
-    build("base")
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        return list(pool.map(build, names))
-
-
 def _make(recipe: Recipe, file: Path) -> None:
     check_disk(file.parent, GIB)
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.unlink(missing_ok=True)
+    target = temporary(file)
     with step(f"image {recipe.reference}", recipe.usual_seconds):
-        recipe.make(temporary)
-        temporary.replace(file)
+        recipe.make(target)
+        target.replace(file)
     _forget_old(file)
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import binaries, config, images, leftovers, packages, paths
+from tests.cluster import binaries, config, leftovers, packages, paths
 from tests.cluster.audit import AuditLog
 from tests.cluster.cluster import Cluster, Health
 from tests.cluster.containers import Containers
@@ -25,6 +25,7 @@ from tests.cluster.controlplane import ControlPlane, Settings
 from tests.cluster.dns import resolves
 from tests.cluster.errors import ClusterError, CommandError, UnsupportedError
 from tests.cluster.locks import held
+from tests.cluster.prepare import prepare
 from tests.cluster.process import Daemon, check_disk, disk_full_named, run, wait_for
 from tests.cluster.progress import duration, say, step
 
@@ -204,9 +205,7 @@ class NativeCluster(Cluster):
 
     def _prepare_machine(self) -> None:
         packages.require(*PACKAGES)
-        binaries.ensure(binaries.native_names())
-        for name in SYSTEM_IMAGES:
-            images.build(name)
+        prepare(binaries.native_names(), SYSTEM_IMAGES)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         check_disk(self.folder.parent, 3 * GIB)
         leftovers.check_foreign()
@@ -332,10 +331,13 @@ class NativeCluster(Cluster):
     # -- the parts -----------------------------------------------------------------------------------------------------
 
     @property
+    def cgroup(self) -> str:
+        """The name of its control groups; another state folder is another cluster, with other groups."""
+        return f"{config.NETWORK}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
+
+    @property
     def _cgroups(self) -> leftovers.Cgroups:
-        # Another state folder is another cluster: it mustn't share the groups with the one of this machine.
-        digest = hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]
-        return leftovers.Cgroups(f"{config.NETWORK}-{digest}")
+        return leftovers.Cgroups(self.cgroup)
 
     @property
     def _socket(self) -> Path:

@@ -27,6 +27,20 @@ def check_disk(folder: Path, need: int) -> None:
         raise DiskFullError(folder, free, need)
 
 
+def temporary(file: Path) -> Path:
+    """Return the name under which a file is written until it is whole; remove what killed processes left of it.
+
+    To be called under the file's lock. The name carries the pid: a compiler that outlives a killed harness still writes
+    to its own.
+    """
+    for old in file.parent.glob(f".{file.name}.*.partial"):
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    return file.with_name(f".{file.name}.{os.getpid()}.partial")
+
+
 @contextlib.contextmanager
 def disk_full_named(folder: Path) -> Iterator[None]:
     """Turn the operating system's ENOSPC into a DiskFullError that names the folder."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster import packages, paths
 from tests.cluster.locks import held
-from tests.cluster.process import check_disk, disk_full_named, run
+from tests.cluster.process import check_disk, disk_full_named, run, temporary
 from tests.cluster.progress import step
 
 # Part of every key: raise it when the way root file systems are made changes.
@@ -47,7 +46,7 @@ class RootFs:
     def _build(self, file: Path) -> None:
         packages.require("mmdebstrap")
         check_disk(file.parent, 2 * GIB)
-        temporary = file.with_name(f".{file.name}.partial")
+        target = temporary(file)
         with step(f"root file system {self.name} ({self.release})", self.usual_seconds):
             run(
                 [
@@ -60,7 +59,7 @@ class RootFs:
                 ],
                 writes=file.parent,
             )
-            temporary.replace(file)
+            target.replace(file)
 
     def folder(self) -> Path:
         """Return the root file system unpacked, for programs that run in a chroot on this machine."""
@@ -74,17 +73,16 @@ class RootFs:
         return folder
 
     def _unpack(self, tar: Path, folder: Path) -> None:
-        temporary = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(temporary, ignore_errors=True)
+        target = temporary(folder)
         check_disk(folder.parent, GIB)
         with disk_full_named(folder.parent):
-            temporary.mkdir(mode=0o755)
+            target.mkdir(mode=0o755)
             run(
-                ["tar", "--extract", "--file", tar, "--directory", temporary, "--exclude=./dev/*"],
+                ["tar", "--extract", "--file", tar, "--directory", target, "--exclude=./dev/*"],
                 writes=folder.parent,
             )
-            temporary.chmod(0o755)
-            temporary.rename(folder)
+            target.chmod(0o755)
+            target.rename(folder)
 
 
 PYTHON = RootFs("python", "bookworm", ("python3", "python3-venv", "ca-certificates"), usual_seconds=40)

@@ -1,0 +1,51 @@
+"""Up, crash, reboot, down: on a cluster of the test's own, in namespaces of its own, beside the shared one."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cluster import paths
+
+pytestmark = [pytest.mark.e2e, pytest.mark.harness]
+
+# What the node writes to fixed places goes to file systems that only this test sees.
+PRIVATE = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
+
+
+def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(tmp_path: Path) -> None:
+    assert sys.platform.startswith("linux"), "the native cluster needs Linux"
+    assert os.geteuid() == 0, "the native cluster needs root"
+    made = [folder for folder in map(Path, PRIVATE) if not folder.exists()]
+    for folder in made:
+        folder.mkdir(parents=True)
+    mounts = "; ".join(f"mount -t tmpfs tmpfs {folder}" for folder in PRIVATE)
+    python = shlex.join([sys.executable, "-m", "tests.cluster.tests.lifecycle"])
+    script = f"set -e; {mounts}; ip link set lo up; {python}"
+    try:
+        done = subprocess.run(
+            [
+                *("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"),
+                *("--mount-proc", "bash", "-c", script),
+            ],
+            cwd=paths.REPOSITORY,
+            env={
+                **os.environ,
+                "MAESTRO_CLUSTER_STATE": str(tmp_path / "state"),
+                "MAESTRO_CLUSTER_KUBECONFIG": str(tmp_path / "kubeconfig"),
+                "TMPDIR": str(tmp_path),
+            },
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+    finally:
+        for folder in made:
+            folder.rmdir()
+    print(done.stderr)
+    assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-2000:]
