@@ -147,11 +147,17 @@ def step(run: Run, happening: Happening, policy: RunPolicy, now: int) -> Step:
     return Step({}, 409, "noSuchCell") if cell is None else cell(run, happening, policy, now)
 
 
-def apply(run: Run, changes: Mapping[str, Any]) -> None:
-    """Writes a step's changes into the row as it stands in memory."""
+def apply(run: Run, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a step's changes into the row as it stands in memory. Returns those that are new: what is as it was
+    needn't be written, and the index on it needn't be touched."""
+    new = {}
     for column, value in changes.items():
         if column in _COLUMNS:
+            if getattr(run, column) == value:
+                continue
             setattr(run, column, value)
+        new[column] = value
+    return new
 
 
 def accepted(*, keyed: bool, now: int, due_at: int | None, expires_at: int | None) -> dict[str, Any]:
@@ -163,11 +169,7 @@ def accepted(*, keyed: bool, now: int, due_at: int | None, expires_at: int | Non
 
 def alarm_of(run: Run) -> int | None:
     """When the clock next has something to say about the Run: the one indexed time."""
-    if run.state == R:
-        return _earliest(run.lease_at, run.deadline_at)
-    if run.state == T or (run.state == P and not run.ready):
-        return _earliest(run.due_at, run.expires_at)
-    return run.expires_at if run.state in (H, P, Q) else None
+    return _alarm(run.state, run.ready, run.due_at, run.lease_at, run.deadline_at, run.expires_at)
 
 
 def backoff(policy: RunPolicy, attempt: int) -> int:
@@ -189,6 +191,16 @@ def _earliest(*times: int | None) -> int | None:
     return min((time for time in times if time is not None), default=None)
 
 
+def _alarm(
+    state: int, ready: int, due_at: int | None, lease_at: int | None, deadline_at: int | None, expires_at: int | None
+) -> int | None:
+    if state == R:
+        return _earliest(lease_at, deadline_at)
+    if state == T or (state == P and not ready):
+        return _earliest(due_at, expires_at)
+    return expires_at if state in (H, P, Q) else None
+
+
 def _moved(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
     """Completes a change of state: leaves the slot and the holder's clocks where they end, sets the alarm."""
     state = changes["state"]
@@ -198,15 +210,8 @@ def _moved(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
         changes["lease_at"] = changes["deadline_at"] = None
     changes.setdefault("ready", 0)
     changes.setdefault("due_at", None)
-    after = Run(
-        state=state,
-        ready=changes["ready"],
-        due_at=changes["due_at"],
-        lease_at=changes.get("lease_at"),
-        deadline_at=changes.get("deadline_at"),
-        expires_at=run.expires_at,
-    )
-    changes["alarm_at"] = alarm_of(after)
+    lease_at, deadline_at = changes.get("lease_at"), changes.get("deadline_at")
+    changes["alarm_at"] = _alarm(state, changes["ready"], changes["due_at"], lease_at, deadline_at, run.expires_at)
     return changes
 
 
@@ -306,6 +311,12 @@ def _start(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
 def _start_again(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
     if run.holder == event.worker:
         return _restarted(run, event, policy, now) if event.older else _adopt(run, event, policy, now)
+    if not event.older and event.worker is not None and run.holder == event.worker.partition("/")[0]:
+        # A Job's pod was seen to run before its SDK spoke: one pod, one attempt, and from now on it has heartbeats.
+        step = _adopt(run, event, policy, now)
+        step.changes["holder"] = event.worker
+        step.changes["alarm_at"] = _earliest(step.changes["lease_at"], run.deadline_at)
+        return step
     if event.redelivered and not event.older and event.pub is not None and event.pub == run.holder_pub:
         # it may be a second copy, or a blip of the holder's own connection: never a reason to take over
         lease = min(run.lease_at or now, now + SUSPICION)
