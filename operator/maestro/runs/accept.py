@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,22 +10,31 @@ from uuid import UUID
 
 from maestro.runs import keys, lifecycle
 from maestro.runs.changes import Ledger
-from maestro.runs.database import Retry, Sql, Transaction, as_uuid
-from maestro.runs.errors import Backlog, IdempotencyConflict, Refused, UnknownAutomation
+from maestro.runs.database import Retry, Sql, Transaction, as_json, as_uuid, clean
+from maestro.runs.errors import Backlog, IdempotencyConflict, InvalidRun, Refused, UnknownAutomation
 from maestro.runs.model import PRIORITIES, Accepted, NewRun, RunState, micros, new_run_id, to_micros
 from maestro.runs.registry import Known, Registry
 
 IDEMPOTENCY_TTL = micros(24 * 3600)
 """How long a key is remembered."""
 _TURN_BITS = 40
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
-"""`json.dumps` with options makes an encoder for each call."""
 
-_INSERT = Sql("""
-    INSERT INTO run (seq, id, automation_id, solution_id, state, ready, rank, ckey, max_attempts, alarm_at, due_at,
-                     expires_at, copy_of, replay_of, accepted_at, parameters)
-    VALUES (:seq, :id, :automation, :solution, :state, :ready, :rank, :ckey, :max_attempts, :alarm_at, :due_at,
-            :expires_at, :copy_of, :replay_of, :now, :parameters)""")
+_COLUMNS = (
+    *(
+        "seq",
+        "id",
+        "automation_id",
+        "solution_id",
+        "state",
+        "ready",
+        "rank",
+        "ckey",
+        "max_attempts",
+        "alarm_at",
+        "due_at",
+    ),
+    *("expires_at", "copy_of", "replay_of", "accepted_at", "parameters"),
+)
 _DETAIL = Sql("""
     INSERT INTO run_detail (run_seq, automation_id, user_name, reference, schedule, tick, priority, fairness_key,
                             labels, notify, traceparent)
@@ -105,6 +113,8 @@ def _accept_list(
     taken: dict[_IdempotencyKey, _Remembered] = {}
     adding: dict[int, int] = defaultdict(int)
     for run in runs:
+        if run.priority not in PRIORITIES:
+            raise InvalidRun("priority", f"must be from {PRIORITIES[0]} to {PRIORITIES[-1]}")
         if run.idempotency_key is not None:
             key = (run.automation, run.idempotency_key)
             remembered = taken.get(key) or plan.taken.get(key)
@@ -187,6 +197,7 @@ def _insert(
     entering: dict[keys.Key, int] = defaultdict(int)
     rows, details = [], []
     work: set[int] = set()
+    uuid = transaction.uuid
     for seq, rank, (run_id, run) in zip(seqs, ranks, inserts, strict=True):
         known = registry.known(transaction, run.automation)
         policy = known.registration.policy
@@ -198,27 +209,32 @@ def _insert(
             entering[run.automation, ckey] += 1
         if columns["ready"]:
             work.add(run.automation)
-        columns.update(
-            seq=seq,
-            id=transaction.uuid(run_id),
-            automation=run.automation,
-            solution=known.solution,
-            rank=rank,
-            ckey=transaction.uuid(ckey),
-            max_attempts=policy.max_attempts,
-            expires_at=expires_at,
-            copy_of=transaction.uuid(run.copy_of),
-            replay_of=transaction.uuid(run.replay_of),
-            now=now,
-            parameters=_encode(run.parameters),
+        rows.append(
+            (
+                seq,
+                uuid(run_id),
+                run.automation,
+                known.solution,
+                columns["state"],
+                columns["ready"],
+                rank,
+                uuid(ckey),
+                policy.max_attempts,
+                columns["alarm_at"],
+                columns["due_at"],
+                expires_at,
+                uuid(run.copy_of),
+                uuid(run.replay_of),
+                now,
+                as_json(run.parameters),
+            )
         )
-        rows.append(columns)
         detail = _detail(seq, run)
         if detail is not None:
             details.append(detail)
         ledger.moved(run.automation, None, lifecycle.P)
     blocked = keys.enter(transaction, entering) if entering else {}
-    transaction.many(_INSERT, rows)
+    transaction.insert("run", _COLUMNS, rows)
     transaction.many(_DETAIL, details)
     work |= keys.heads(transaction, blocked, now)
     return work
@@ -242,14 +258,14 @@ def _detail(seq: int, run: NewRun) -> dict[str, Any] | None:
     return {
         "seq": seq,
         "automation": run.automation,
-        "user": run.user,
-        "reference": run.reference,
+        "user": clean(run.user),
+        "reference": clean(run.reference),
         "schedule": run.schedule,
         "tick": None if run.tick is None else to_micros(run.tick),
         "priority": run.priority,
-        "fairness_key": run.fairness_key,
-        "labels": json.dumps(dict(run.labels), ensure_ascii=False) if run.labels else None,
-        "notify": json.dumps(list(run.notify)) if run.notify else None,
+        "fairness_key": clean(run.fairness_key),
+        "labels": as_json({clean(name): clean(value) for name, value in run.labels.items()}) if run.labels else None,
+        "notify": as_json(list(run.notify)) if run.notify else None,
         "traceparent": run.traceparent,
     }
 
@@ -280,7 +296,7 @@ def _ranks(transaction: Transaction, runs: Sequence[NewRun]) -> list[int]:
     floors: dict[tuple[int, int], int] = {}
     turns: dict[int, int] = {}
     # sorted, so that two replicas lock the flows in one order; within a flow in the order of the list
-    flows = sorted((run.automation, run.priority, run.fairness_key or "", at) for at, run in enumerate(runs))
+    flows = sorted((run.automation, run.priority, clean(run.fairness_key) or "", at) for at, run in enumerate(runs))
     for automation, priority, key, at in flows:
         if automation not in fair:
             turns[at] = 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 from maestro.runs import keys, lifecycle
 from maestro.runs.database import Retry, Row, Sql, Transaction, as_uuid
-from maestro.runs.lifecycle import AttemptEnd, Happening, Run, Step
+from maestro.runs.lifecycle import AttemptEnd, Event, Happening, Run, Step
 from maestro.runs.model import RunPolicy
 from maestro.runs.registry import Registry
 
@@ -42,6 +43,8 @@ BUCKET = 600_000_000
 _BLAMES_THE_WORKER = frozenset(
     {lifecycle.TECHNICAL, lifecycle.WORKER_LOST, lifecycle.TIMEOUT, lifecycle.DEAD_LETTERED, lifecycle.JOB_INVALID}
 )
+
+_WAITING = (lifecycle.H, lifecycle.P, lifecycle.Q, lifecycle.T)
 
 _updates: dict[tuple[str, ...], Sql] = {}
 
@@ -116,9 +119,10 @@ class Changes:
 
     def load_ids(self, ids: Collection[UUID]) -> dict[UUID, Tracked]:
         """Locks and reads Runs by their ids."""
-        wanted = {"ids": [self.transaction.uuid(id_) for id_ in ids]}
+        given = {self.transaction.uuid(id_): id_ for id_ in ids}
+        wanted = {"ids": list(given)}
         self._lock_keys(_KEYS_BY_ID, wanted)
-        return {tracked.id: tracked for tracked in self._track(self.transaction.all(_BY_ID, wanted))}
+        return {tracked.id: tracked for tracked in self._track(self.transaction.all(_BY_ID, wanted), given)}
 
     def load_seqs(self, seqs: Iterable[int]) -> dict[int, Tracked]:
         """Locks and reads Runs by their numbers."""
@@ -133,10 +137,13 @@ class Changes:
 
     def happen(self, tracked: Tracked, happening: Happening) -> Step:
         """Asks the lifecycle and notes what it says."""
-        policy = self.policy(tracked)
-        step = lifecycle.step(tracked.run, happening, policy, self.now)
+        known = self._registry.known(self.transaction, tracked.automation)
+        step = lifecycle.step(tracked.run, happening, known.registration.policy, self.now)
         if step.changes:
             self._note(tracked, step, happening)
+            if known.deleted and tracked.run.state in _WAITING and happening.event is not Event.CANCEL:
+                # nobody will ever claim it
+                self.happen(tracked, Happening(Event.CANCEL, why=lifecycle.AUTOMATION_DELETED))
         return step
 
     def flush(self) -> None:
@@ -156,8 +163,7 @@ class Changes:
 
     def _note(self, tracked: Tracked, step: Step, happening: Happening) -> None:
         before = tracked.run.state
-        tracked.changes.update(step.changes)
-        lifecycle.apply(tracked.run, step.changes)
+        tracked.changes.update(lifecycle.apply(tracked.run, step.changes))
         if step.attempt_end is not None:
             self._attempts.append(self._attempt(tracked, step.attempt_end, happening.error))
         after = tracked.run.state
@@ -187,7 +193,8 @@ class Changes:
             "message": error.get("message"),
         }
 
-    def _track(self, rows: list[Row]) -> list[Tracked]:
+    def _track(self, rows: list[Row], ids: Mapping[Any, UUID] = MappingProxyType({})) -> list[Tracked]:
+        """`ids`: by what the column holds, where they are known: making them anew is dear."""
         result = []
         for row in rows:
             seq = row[0]

@@ -7,6 +7,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,9 @@ BUSY_TIMEOUT = 10.0
 """Seconds that SQLite waits for another process' write."""
 CONNECT_TIMEOUT = 5
 """Seconds in which PostgreSQL must answer a new connection."""
+
+_INSERT_SIZES = (100, 10, 1)
+"""Rows of one INSERT: few lengths, so that the driver finds each statement prepared."""
 
 _STATES = {name: str(code) for code, name in enumerate("HPQRTSFC")}
 _TOKEN = re.compile(r"\{(\w)\}")
@@ -85,6 +89,20 @@ class Transaction:
         self._cursor.executemany(sql.sqlite if self.sqlite else sql.postgresql, rows)
         return int(self._cursor.rowcount)
 
+    def insert(self, table: str, columns: tuple[str, ...], rows: Sequence[Row]) -> None:
+        """Inserts rows of values. On SQLite many go in one statement: one for each row costs twice as much, and gives
+        the interpreter's lock away each time."""
+        if not self.sqlite:
+            if rows:
+                self._cursor.executemany(_insert(table, columns, 1, "%s"), rows)
+            return
+        done = 0
+        for size in _INSERT_SIZES:
+            while len(rows) - done >= size:
+                values = [value for row in rows[done : done + size] for value in row]
+                self._cursor.execute(_insert(table, columns, size, "?"), values)
+                done += size
+
     def each(self, sql: Sql, rows: Sequence[Params]) -> list[list[Row]]:
         """Executes a statement with RETURNING for each row of parameters; what each returned."""
         if not rows:
@@ -116,6 +134,23 @@ def as_uuid(value: Any) -> UUID:
 
 def as_uuid_or_none(value: Any) -> UUID | None:
     return None if value is None else as_uuid(value)
+
+
+def clean(value: str | None) -> str | None:
+    """A text that both databases take: workers' words may hold NULs and halves of surrogate pairs."""
+    if value is None or (value.isascii() and "\0" not in value):
+        return value
+    return value.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+as_json = json.JSONEncoder(separators=(",", ":")).encode
+"""Compact JSON, in ASCII: half a surrogate pair is no UTF-8. (`json.dumps` with options makes an encoder each time.)"""
+
+
+@lru_cache(maxsize=64)
+def _insert(table: str, columns: tuple[str, ...], rows: int, mark: str) -> str:
+    row = f"({', '.join([mark] * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own names
 
 
 class Retry(Exception):  # noqa: N818 - a signal, not a fault
@@ -167,6 +202,8 @@ class Database:
                     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 yield Transaction(self, connection)
         except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
+            if not _out_of_reach(error):
+                raise
             raise unavailable(error) from error
 
     def close(self) -> None:
@@ -256,6 +293,7 @@ def _sqlite_engine(url: sa.URL, *, read_only: bool = False) -> sa.Engine:
     def prepare(connection: sqlite3.Connection, record: object) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=4000")
         connection.execute("PRAGMA cache_size=-65536")
         connection.execute("PRAGMA temp_store=MEMORY")
         if read_only:

@@ -42,6 +42,15 @@ class Backlog(Refused):
         """Seconds after which another try makes sense."""
 
 
+class InvalidRun(Refused):
+    """A field of a Run to be accepted has a value that it can't have."""
+
+    def __init__(self, name: str, rule: str) -> None:
+        super().__init__(f"{name}: {rule}")
+        self.name = name
+        self.rule = rule
+
+
 class UnknownRun(Refused):
     """No Run has this id."""
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from maestro.runs import lifecycle
 from maestro.runs.changes import Changes, Tracked
-from maestro.runs.database import Sql, Transaction
+from maestro.runs.database import Sql, Transaction, as_json, clean
 from maestro.runs.lifecycle import End, Event, Happening, Step
 from maestro.runs.model import RunState, to_micros
 from maestro.runs.reports import CancelAnswer, Report, ReportAnswer, ReportLine
@@ -93,7 +93,7 @@ class _Reporting:
             self._unknown[item.job] = {
                 "id": self._transaction.uuid(item.job),
                 "op": item.op,
-                "worker": item.worker,
+                "worker": clean(item.worker),
                 "at": self._now,
             }
             return ReportAnswer(404, "UnknownRun", f"there is no Run {item.job}")
@@ -108,7 +108,7 @@ class _Reporting:
         event = _EVENTS[item.op]
         happening = Happening(
             event,
-            worker=item.worker,
+            worker=clean(item.worker),
             attempt=item.attempt,
             pub=item.pub if self._is_ours(item) else None,
             redelivered=item.redelivered,
@@ -119,7 +119,7 @@ class _Reporting:
         if event is Event.FINISH or event is Event.JOB_ENDED:
             happening.end = _end_of(item)
             happening.error = _error_of(item)
-            if tracked.run.state != lifecycle.R or tracked.run.holder != item.worker:
+            if tracked.run.state != lifecycle.R or tracked.run.holder != happening.worker:
                 happening.prior = self._prior(item, tracked)
         return happening
 
@@ -128,7 +128,7 @@ class _Reporting:
         # what this very transaction has noted isn't in the table yet
         self._changes.flush_attempts()
         if item.older:
-            row = self._transaction.one(_LAST_ATTEMPT_OF, {"seq": tracked.seq, "worker": item.worker})
+            row = self._transaction.one(_LAST_ATTEMPT_OF, {"seq": tracked.seq, "worker": clean(item.worker)})
         elif item.attempt is not None:
             row = self._transaction.one(_PRIOR, {"seq": tracked.seq, "attempt": item.attempt})
         else:
@@ -145,7 +145,7 @@ class _Reporting:
                 "seq": tracked.seq,
                 "done": item.done,
                 "total": item.total,
-                "text": item.text,
+                "text": clean(item.text),
                 "at": self._now,
             }
 
@@ -182,8 +182,8 @@ class _Reporting:
                     "seq": tracked.seq,
                     "n": number,
                     "at": self._now if line.at is None else to_micros(line.at),
-                    "level": line.level,
-                    "message": line.message,
+                    "level": clean(line.level),
+                    "message": clean(line.message),
                     "actionable": int(line.actionable),
                     "attempt": tracked.run.attempt,
                 }
@@ -235,8 +235,8 @@ def _end_of(item: Report) -> End | None:
 
 
 def _error_of(item: Report) -> dict[str, Any]:
-    result = None if item.result is None else json.dumps(item.result, separators=(",", ":"), ensure_ascii=False)
-    return {"result": result, "error_class": item.error_class, "message": item.message}
+    result = None if item.result is None else as_json(item.result)
+    return {"result": result, "error_class": clean(item.error_class), "message": clean(item.message)}
 
 
 def cancel(changes: Changes, run_id: UUID, *, why: str, force: bool) -> CancelAnswer:

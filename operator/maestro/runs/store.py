@@ -183,7 +183,7 @@ class RunStore:
     async def accept(self, runs: Sequence[NewRun]) -> list[Accepted]:
         """Accepts a list, all or nothing, in one transaction; an answer for each, in order.
 
-        Raises IdempotencyConflict, Backlog, UnknownAutomation.
+        Raises IdempotencyConflict, Backlog, UnknownAutomation, InvalidRun.
         """
         if not runs:
             return []
@@ -403,10 +403,17 @@ class RunStore:
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
             self._registry.load(transaction)
+            self._cancel_left_over(transaction)
             ledger = self._ledger(transaction, to_micros(now))
             return retention.prune(transaction, self._registry, ledger, to_micros(now), self._here.writer)
 
         return await self._write(write)
+
+    def _cancel_left_over(self, transaction: Transaction) -> None:
+        """Runs that a replica accepted before it learned that their Automation was deleted."""
+        for known in self._registry.everything():
+            if known.deleted:
+                alarms.cancel_waiting(self._changes(transaction), known.pk, known.solution, CANCEL_BATCH)
 
     # -- the machinery -------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from tests.integration.runs.world import World
 
-from maestro.runs.errors import Backlog, IdempotencyConflict, NotEnded, UnknownAutomation, UnknownRun
+from maestro.runs.errors import Backlog, IdempotencyConflict, InvalidRun, NotEnded, UnknownAutomation, UnknownRun
 from maestro.runs.model import NewRun
 
 
@@ -105,6 +105,25 @@ def test_many_callers_share_transactions(store: World) -> None:
     assert len({answer[0].id for answer in answers}) == 500
     for n in (0, 250, 499):
         assert store.get(answers[n][0].id).parameters == {"n": n}
+
+
+def test_words_that_are_no_text_are_kept_as_far_as_they_go(store: World) -> None:
+    odd = "a\0b\ud800c\N{SNOWMAN}"
+    automation = store.automation()
+    run = store.running(automation, parameters={"p": odd}, user=odd, reference=odd, labels={"l": odd}, fairness_key=odd)
+    store.log(run, odd)
+    store.heartbeat(run, text=odd)
+    store.finish(run, "failed", kind="business", message=odd, error_class=odd, result={"r": odd})
+    view = store.get(run)
+    assert (view.parameters, view.result) == ({"p": odd}, {"r": odd})
+    texts = {view.user, view.reference, view.message, view.error_class, view.labels["l"]}
+    assert texts == {"a\N{REPLACEMENT CHARACTER}b?c\N{SNOWMAN}"}
+    assert store.do(store.store.logs(run))[0].message.startswith("a\N{REPLACEMENT CHARACTER}b")
+
+
+def test_a_priority_out_of_range(store: World) -> None:
+    with pytest.raises(InvalidRun, match="priority: must be from -1000 to 1000"):
+        store.accept(store.automation(), priority=1001)
 
 
 def test_an_empty_list(store: World) -> None:

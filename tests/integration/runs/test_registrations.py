@@ -8,7 +8,7 @@ import pytest
 from tests.integration.runs.world import World
 
 from maestro.runs.errors import UnknownAutomation
-from maestro.runs.model import RunState
+from maestro.runs.model import NewRun, RunState
 
 
 def test_only_a_newer_generation_overwrites(store: World) -> None:
@@ -78,6 +78,30 @@ def test_what_waits_of_a_deleted_automation_is_canceled_and_what_runs_goes_on(st
         store.accept(key)
     assert store.finish(running).status == 200
     assert store.do(store.store.deregister("no such uid")) is False
+
+
+def test_what_fails_after_the_automation_was_deleted_ends(store: World) -> None:
+    registration = store.registration(heartbeat_timeout=60)
+    key = store.do(store.store.register(registration))
+    failing, silent, drained = (store.running(key) for _ in range(3))
+    store.do(store.store.deregister(registration.uid))
+    store.finish(failing, "failed")
+    store.report("release", drained, attempt=1)
+    store.advance(61)
+    store.due()
+    for run in (failing, silent, drained):
+        assert (store.get(run).state, store.get(run).reason) == (RunState.CANCELED, "AutomationDeleted")
+
+
+def test_what_a_replica_accepted_too_late_ends(store: World) -> None:
+    registration = store.registration()
+    key = store.do(store.store.register(registration))
+    unaware = store.open()
+    store.do(store.store.deregister(registration.uid))
+    (accepted,) = store.do(unaware.accept([NewRun(key)]))
+    store.do(store.store.prune(store.now))
+    assert store.state(accepted.id) is RunState.CANCELED
+    store.do(unaware.close())
 
 
 def test_one_that_is_made_again_under_the_same_name_is_a_new_one(store: World) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from maestro.runs.model import RunState
 from tests.integration.runs.world import World
+
+from maestro.runs.model import RunState
 
 POD, SDK = "pod-9", "pod-9/process-1"
 
