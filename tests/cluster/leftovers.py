@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -161,6 +162,11 @@ def remove_network_namespaces(namespaces: list[Path]) -> None:
         with contextlib.suppress(CommandError):
             run(["umount", namespace])
         namespace.unlink(missing_ok=True)
+
+
+def cgroup_of(state: Path) -> str:
+    """Return the name of a cluster's control groups; another state folder is another cluster, with other groups."""
+    return f"{NETWORK}-{hashlib.sha256(str(state).encode()).hexdigest()[:8]}"
 
 
 class Cgroups:

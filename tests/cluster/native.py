@@ -332,8 +332,8 @@ class NativeCluster(Cluster):
 
     @property
     def cgroup(self) -> str:
-        """The name of its control groups; another state folder is another cluster, with other groups."""
-        return f"{config.NETWORK}-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}"
+        """The name of its control groups."""
+        return leftovers.cgroup_of(self.folder)
 
     @property
     def _cgroups(self) -> leftovers.Cgroups:

@@ -29,6 +29,7 @@ class Life:
         self.comes_up()
         self.is_up_already()
         self.a_dead_kubelet_is_started_again()
+        self.a_program_is_restarted()
         self.a_killed_cluster_is_resumed()
         self.a_rebooted_machine_is_no_obstacle()
         self.what_cannot_be_resumed_is_made_anew()
@@ -56,6 +57,14 @@ class Life:
         assert not self.cluster.health().well
         self.cluster.up()
         assert self.cluster.health().well
+
+    def a_program_is_restarted(self) -> None:
+        say("a program is restarted")
+        before = self.cluster.daemon("kube-apiserver").identity
+        self.cluster.restart_component("kube-apiserver", kill=True)
+        after = self.cluster.daemon("kube-apiserver").identity
+        assert before != after
+        self.wait_for_keeper()
 
     def a_killed_cluster_is_resumed(self) -> None:
         say("a killed cluster is resumed")

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cluster import paths
+from tests.cluster import leftovers, paths
 
 pytestmark = [pytest.mark.e2e, pytest.mark.harness]
 
@@ -20,6 +20,7 @@ PRIVATE = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(tmp_path: Path) -> None:
     assert sys.platform.startswith("linux"), "the native cluster needs Linux"
     assert os.geteuid() == 0, "the native cluster needs root"
+    state = tmp_path / "state"
     made = [folder for folder in map(Path, PRIVATE) if not folder.exists()]
     for folder in made:
         folder.mkdir(parents=True)
@@ -35,7 +36,7 @@ def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(tmp_path: Path) -
             cwd=paths.REPOSITORY,
             env={
                 **os.environ,
-                "MAESTRO_CLUSTER_STATE": str(tmp_path / "state"),
+                "MAESTRO_CLUSTER_STATE": str(state),
                 "MAESTRO_CLUSTER_KUBECONFIG": str(tmp_path / "kubeconfig"),
                 "TMPDIR": str(tmp_path),
             },
@@ -45,6 +46,10 @@ def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(tmp_path: Path) -
             check=False,
         )
     finally:
+        # Control groups have no namespace here: what a failed run leaves is visible to everybody.
+        groups = leftovers.Cgroups(leftovers.cgroup_of(state))
+        groups.kill()
+        groups.remove()
         for folder in made:
             folder.rmdir()
     print(done.stderr)
