@@ -153,7 +153,7 @@ def deployment(
         `worker.env` or `worker.template` breaks a rule.
     """
     template = pod_template(automation, installation, table=table)
-    if automation.spec.queue.arguments:
+    if automation.spec.queue.arguments is not None:
         template["metadata"].setdefault("annotations", {})[ANNOTATION_USER] = user
     spec = {
         "replicas": replicas,

@@ -272,9 +272,12 @@ def _users(draft: _Draft) -> tuple[str, str]:
 
 
 def _fresh_login(draft: _Draft, state: topology.BrokerState) -> Login:
-    """A new password, with the user that isn't in use."""
+    """A new password, with the user that isn't in use: not the Secret's, else one that the broker doesn't have."""
     first, second = _users(draft)
-    return Login(second if first in state.users else first, draft.password)
+    used = decoded(draft.seen.secret).get("username") if draft.seen.secret is not None else None
+    if used not in (first, second):
+        used = first if first in state.users else second
+    return Login(second if used == first else first, draft.password)
 
 
 def _differing_secret(live: Object, body: Object) -> list[str]:

@@ -62,8 +62,20 @@ class PodEnds:
             self._ends.put_nowait(end)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tell each, however long the store is away. Ends only by being cancelled."""
-        while not stop.is_set():
+        """Tell each, however long the store is away, until `stop` is set."""
+        telling = asyncio.create_task(self._tell_all())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([telling, stopped], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            telling.cancel()
+            await asyncio.gather(telling, stopped, return_exceptions=True)
+        if not telling.cancelled():
+            telling.result()
+
+    async def _tell_all(self) -> None:
+        while True:
             end = await self._ends.get()
             failures = 0
             while not await self._tell(end):

@@ -175,7 +175,7 @@ class AutomationReconciler:
 
     async def _observe(self, automation: Automation, memory: _Memory) -> Observed:
         meta, spec = automation.metadata, automation.spec
-        store = await self._store.look(automation)
+        store = await self._store.look(automation, fresh=self._may_go_idle(automation))
         if spec.launch == "Job":
             account = await self._child(self._accounts, SERVICE_ACCOUNT, automation)
             return Observed(
@@ -208,6 +208,11 @@ class AutomationReconciler:
             counters_at=memory.counters_at,
             autoscaled=self._autoscaled(automation, store, memory),
         )
+
+    def _may_go_idle(self, automation: Automation) -> bool:
+        """Whether pods are about to be taken away because nothing runs: that has to be true now."""
+        live = self._deployments.cache.get(automation.metadata.namespace, automation.metadata.name)
+        return bool(automation.spec.suspend and live is not None and live["spec"].get("replicas", 1))
 
     async def _child(self, watch: ChildWatch, kind: Kind, automation: Automation) -> Object | None:
         """A child from the cache. What the cache doesn't have may be there all the same: foreign, or without labels."""

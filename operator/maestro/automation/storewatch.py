@@ -65,13 +65,16 @@ class StoreWatch:
         self._failures = 0
         self._not_before: datetime | None = None
 
-    async def look(self, automation: Automation) -> StoreView:
-        """Register the Automation as it is, and say what the store counts. Never raises for an outage."""
+    async def look(self, automation: Automation, *, fresh: bool = False) -> StoreView:
+        """Register the Automation as it is, and say what the store counts. Never raises for an outage.
+
+        `fresh`: counted after the registration, however young the last count is.
+        """
         uid = automation.metadata.uid
         if self._not_before is None or self._clock() >= self._not_before:
             try:
                 key = self._keys[uid] = await self._store.register(registration_of(automation))
-                await self._count()
+                await self._count(fresh)
                 await self._summarize(uid, key)
             except StoreUnavailable as error:
                 self._down(error)
@@ -96,10 +99,10 @@ class StoreWatch:
         self._keys.pop(uid, None)
         self._summaries.pop(uid, None)
 
-    async def _count(self) -> None:
+    async def _count(self, fresh: bool) -> None:
         async with self._lock:
             now = self._clock()
-            if self._counted_at is None or now - self._counted_at >= self._max_age:
+            if fresh or self._counted_at is None or now - self._counted_at >= self._max_age:
                 self._counts = await self._store.counts()
                 self._counted_at = now
 

@@ -18,7 +18,7 @@ def registration_of(automation: Automation) -> Registration:
         solution=automation.solution,
         launch=spec.launch,
         queue=automation.queue_name,
-        parameters_in_message=bool(queue.arguments),
+        parameters_in_message=queue.arguments is not None,
         script_path=spec.script_path,
         suspended=spec.suspend,
         deletion_policy=queue.deletion_policy,

@@ -35,7 +35,7 @@ def test_edits(play: Play) -> None:
         worker = {
             "image": "example.org/worker:2",
             "env": [{"name": "LEVEL", "value": "debug"}],
-            "resources": {"requests": {"cpu": 0.1, "memory": "64Mi"}, "limits": {"memory": "0.5Gi"}},
+            "resources": {"requests": {"cpu": "0.1", "memory": "64Mi"}, "limits": {"memory": "0.5Gi"}},
             "replicas": 3,
             "template": template,
         }
@@ -158,6 +158,8 @@ def test_bad_specs_are_named_and_harm_nothing(play: Play) -> None:
 
         await world.patch("orders", {"parameterSchema": {"type": "object", "properties": {"a": {"type": "strin"}}}})
         assert "parameterSchema" in (await world.stalled("InvalidParameterSchema"))["message"]
+        await world.patch("orders", {"parameterSchema": None})
+        await world.ready()
         await world.patch("orders", {"parameterSchema": {"$ref": "https://example.org/schema.json"}})
         assert "ref" in (await world.stalled("InvalidParameterSchema"))["message"]
         await world.patch("orders", {"parameterSchema": None})
