@@ -8,7 +8,6 @@ from typing import NoReturn
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maestro.http import health, openapi
@@ -16,11 +15,12 @@ from maestro.http.answers import encode
 from maestro.http.auth import Authenticator
 from maestro.http.automations import AutomationRoutes
 from maestro.http.directory import Catalog, Directory
-from maestro.http.endpoint import Answer, Endpoint, routes
+from maestro.http.endpoint import Answer, Endpoint, Table
 from maestro.http.errors import not_found
 from maestro.http.execute import Execute
 from maestro.http.gateway import Gateway, GatewayCheck, OpenGateway
 from maestro.http.guard import Guard
+from maestro.http.keys import KeyRoutes
 from maestro.http.logs import LogRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.stats import StatsRoutes
@@ -63,9 +63,7 @@ class Services:
 def create_app(services: Services) -> ASGIApp:
     """The whole API as one ASGI application."""
     table = _endpoints(services)
-    router = Router(routes(table), redirect_slashes=False)
-    router.default = _nowhere
-    return _guarded(services, router)
+    return _guarded(services, Table(table, _nowhere))
 
 
 def create_gateway_app(services: Services) -> ASGIApp:
@@ -92,9 +90,10 @@ def _endpoints(services: Services) -> list[Endpoint]:
     views = RunViews(store, directory)
     # The router looks at one path after the other: what is asked most stands first.
     table = [
-        *WorkerRoutes(store, directory, authenticator).endpoints(),
         *Execute(store, directory, authenticator).endpoints(),
+        *WorkerRoutes(store, directory, authenticator).endpoints(),
         *RunRoutes(store, directory, authenticator, access, views).endpoints(),
+        *KeyRoutes(store, directory, authenticator).endpoints(),
         *LogRoutes(store, access, services.stopping).endpoints(),
         *AutomationRoutes(services.catalog, directory, authenticator).endpoints(),
         *StatsRoutes(store, authenticator, services.clock).endpoints(),

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,8 +63,9 @@ class PodOwners(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A caller that the API server knows."""
+    """A caller that the API server knows; `key` stands for the token, and is no secret."""
 
+    key: bytes = field(repr=False)
     username: str
     uid: str
     groups: tuple[str, ...]
@@ -150,7 +151,7 @@ class Authenticator:
             stale_seconds=_WORKER_STALE_SECONDS,
             stale_on=(HttpError,),
         )
-        self._verdicts: TtlCache[tuple[Person, Permission], bool] = TtlCache(_CACHE_SIZE, lambda _: _PERSON_SECONDS)
+        self._verdicts: TtlCache[tuple[bytes, Permission], bool] = TtlCache(_CACHE_SIZE, lambda _: _PERSON_SECONDS)
 
     async def person(self, connection: HTTPConnection) -> Person:
         """Who calls, by their Kubernetes bearer token.
@@ -163,7 +164,8 @@ class Authenticator:
         token = _bearer(connection.headers)
         if token is None:
             raise _unauthorized("a Kubernetes bearer token is needed: Authorization: Bearer <token>")
-        person = await self._people.get(_digest(token), lambda: self._review_person(token))
+        key = _digest(token)
+        person = await self._people.get(key, lambda: self._review_person(key, token))
         if person is None:
             raise _unauthorized("the bearer token isn't valid: wrong, expired or made for another audience")
         return person
@@ -202,16 +204,16 @@ class Authenticator:
 
     async def allowed(self, person: Person, permission: Permission) -> bool:
         """Whether RBAC gives the person this permission; 503 while the API server is away."""
-        return await self._verdicts.get((person, permission), lambda: self._review_access(person, permission))
+        return await self._verdicts.get((person.key, permission), lambda: self._review_access(person, permission))
 
     async def require(self, person: Person, permission: Permission) -> None:
         """403 that names the missing permission, unless the person has it."""
         if not await self.allowed(person, permission):
             raise HttpError(403, f"{person.username} may not {permission}")
 
-    async def _review_person(self, token: str) -> Person | None:
+    async def _review_person(self, key: bytes, token: str) -> Person | None:
         status = await self._token_review(token, ())
-        return _person(status) if status.get("authenticated") else None
+        return _person(key, status) if status.get("authenticated") else None
 
     async def _review_worker(self, token: str) -> Worker | HttpError:
         status = await self._token_review(token, (self._audience,))
@@ -275,9 +277,10 @@ def _status(review: dict[str, Any]) -> dict[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def _person(status: dict[str, Any]) -> Person:
+def _person(key: bytes, status: dict[str, Any]) -> Person:
     user = status.get("user", {})
     return Person(
+        key=key,
         username=str(user.get("username", "")),
         uid=str(user.get("uid", "")),
         groups=tuple(user.get("groups") or ()),

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maestro.http.errors import HttpError
 
@@ -77,9 +77,24 @@ class _Methods:
         await answer(scope, receive, send)
 
 
-def routes(endpoints: Iterable[Endpoint]) -> list[Route]:
-    """The router's routes, one for each path, in the order of the table."""
-    paths: dict[str, list[Endpoint]] = {}
-    for endpoint in endpoints:
-        paths.setdefault(endpoint.path, []).append(endpoint)
-    return [Route(path, _Methods(path, group)) for path, group in paths.items()]
+class Table:
+    """The router: whole paths by look-up, those with an id by Starlette's router, in the order of the table.
+
+    Parameters
+    ----------
+    nowhere
+        What answers where no path fits.
+    """
+
+    def __init__(self, endpoints: Iterable[Endpoint], nowhere: ASGIApp) -> None:
+        paths: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            paths.setdefault(endpoint.path, []).append(endpoint)
+        apps = {path: _Methods(path, group) for path, group in paths.items()}
+        self._whole = {path: app for path, app in apps.items() if "{" not in path}
+        routes = [Route(path, app) for path, app in apps.items() if "{" in path]
+        self._router = Router(routes, redirect_slashes=False)
+        self._router.default = nowhere
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._whole.get(scope.get("path", ""), self._router)(scope, receive, send)

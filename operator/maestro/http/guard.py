@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
@@ -26,6 +27,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._ids = _RequestIds()
         self._requests: dict[tuple[str, str, int], Any] = {}
         self._seconds: dict[str, Any] = {}
 
@@ -34,7 +36,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         begun = perf_counter()
-        request_id = _request_id(scope)
+        request_id = self._ids.of(scope)
         status = 0
 
         async def answer(message: Message) -> None:
@@ -78,12 +80,19 @@ class Guard:
             )
 
 
-def _request_id(scope: Scope) -> bytes:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            given: bytes = value
-            return given
-    return secrets.token_hex(8).encode()
+class _RequestIds:
+    """The caller's X-Request-ID, else this process's random prefix and a number: no system call for each request."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    def of(self, scope: Scope) -> bytes:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                given: bytes = value
+                return given
+        return f"{self._prefix}-{next(self._numbers):x}".encode()
 
 
 def _check_headers(scope: Scope) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from uuid import UUID
 
@@ -16,7 +17,10 @@ from maestro.http.models import LogEntries, LogsQuery
 from maestro.http.query import query
 from maestro.http.runs import RunAccess
 from maestro.http.views import log_line
+from maestro.runs.errors import StoreUnavailable
 from maestro.runs.store import RunStore
+
+log = logging.getLogger(__name__)
 
 MAX_STREAMS = 500
 _PAGE = 500
@@ -75,30 +79,35 @@ class LogRoutes:
     async def _events(self, run: UUID, after: int) -> AsyncIterator[bytes]:
         self._streams += 1
         try:
-            wait, silent = _POLL_SECONDS, 0.0
-            while True:
-                # The state is read before the lines: whatever was logged before the end is sent before `end`.
-                found = await self._store.get(run)
-                lines = await self._store.logs(run, after, _PAGE)
-                for line in lines:
-                    yield b"id: %d\nevent: log\ndata: %b\n\n" % (line.number, encode(log_line(line)))
-                    after = line.number
-                if len(lines) == _PAGE:
-                    continue
-                if found is None or found.state.ended:
-                    status = None if found is None else found.status
-                    yield b"event: end\ndata: %b\n\n" % encode({"status": status})
-                    return
-                wait, silent = (
-                    (_POLL_SECONDS, 0.0) if lines else (min(wait * 1.5, _SLOWEST_POLL_SECONDS), silent + wait)
-                )
-                if silent >= _KEEPALIVE_SECONDS:
-                    yield b": still here\n\n"
-                    silent = 0.0
-                if await self._stopped_within(wait):
-                    return
+            async for event in self._followed(run, after):
+                yield event
+        except StoreUnavailable as error:
+            # The stream just ends: the client comes back with the last number it saw.
+            log.warning("a log stream broke: %s", error)
         finally:
             self._streams -= 1
+
+    async def _followed(self, run: UUID, after: int) -> AsyncIterator[bytes]:
+        wait, silent = _POLL_SECONDS, 0.0
+        while True:
+            # The state is read before the lines: whatever was logged before the end is sent before `end`.
+            found = await self._store.get(run)
+            lines = await self._store.logs(run, after, _PAGE)
+            for line in lines:
+                yield b"id: %d\nevent: log\ndata: %b\n\n" % (line.number, encode(log_line(line)))
+                after = line.number
+            if len(lines) == _PAGE:
+                continue
+            if found is None or found.state.ended:
+                status = None if found is None else found.status
+                yield b"event: end\ndata: %b\n\n" % encode({"status": status})
+                return
+            wait, silent = (_POLL_SECONDS, 0.0) if lines else (min(wait * 1.5, _SLOWEST_POLL_SECONDS), silent + wait)
+            if silent >= _KEEPALIVE_SECONDS:
+                yield b": still here\n\n"
+                silent = 0.0
+            if await self._stopped_within(wait):
+                return
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:

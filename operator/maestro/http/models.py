@@ -236,6 +236,27 @@ class RetryRequest(Model):
     )
 
 
+class KeysQuery(Model):
+    """Which ordering keys."""
+
+    blocked: bool = Field(True, description="Only blocked ones; false: all that have Runs which haven't ended.")
+    limit: Limit = 100
+
+
+class Key(Model):
+    """An ordering key."""
+
+    key: str = Field(description="The hash of its values; releases it.")
+    open_runs: int
+    blocked_by: UUID | None = Field(description="The Run whose failure blocks it.")
+
+
+class Keys(Model):
+    """Ordering keys."""
+
+    items: list[Key]
+
+
 class AutomationView(Model):
     """An Automation: its object's identity, spec and status."""
 

@@ -29,11 +29,6 @@ _STATUS_TEXT = {
     503: "Something that the answer needs is away; try again after `Retry-After`",
 }
 _RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
-_PATH_IDS = {
-    "/api/v1/automations/": "The Automation: `<name>` or `<namespace>.<name>`.",
-    "/api/v1/jobs/": "The Run's id.",
-    "/api/v1/worker/": "The Run's id.",
-}
 
 
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
@@ -151,19 +146,18 @@ def _request_body(body: Body) -> dict[str, Any]:
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "description": _path_text(path), "schema": _path_schema(path)}
+        {"name": name, "in": "path", "required": True, **_path_parameter(path, name)}
         for name in re.findall(r"{(\w+)}", path)
     ]
 
 
-def _path_text(path: str) -> str:
-    return next(text for prefix, text in _PATH_IDS.items() if path.startswith(prefix))
-
-
-def _path_schema(path: str) -> dict[str, Any]:
+def _path_parameter(path: str, name: str) -> dict[str, Any]:
+    if name == "key":
+        return {"description": "The key's hash.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
     if path.startswith("/api/v1/automations/"):
-        return {"type": "string", "minLength": 1, "maxLength": 116}
-    return {"type": "string", "format": "uuid"}
+        schema = {"type": "string", "minLength": 1, "maxLength": 116}
+        return {"description": "The Automation: `<name>` or `<namespace>.<name>`.", "schema": schema}
+    return {"description": "The Run's id.", "schema": {"type": "string", "format": "uuid"}}
 
 
 def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:

@@ -30,7 +30,9 @@ def test_each_operation_says_who_may_call_it_and_how_it_fails(api: Api) -> None:
         if "requestBody" in operation:
             assert {"400", "413"} <= set(operation["responses"]), path
         # What is described is there: without a token it is refused, not unknown.
-        answer = api.call(method.upper(), path.replace("{id}", "x").replace("{solution}", "x"), token=None)
+        answer = api.call(
+            method.upper(), path.replace("{id}", "x").replace("{key}", "x").replace("{solution}", "x"), token=None
+        )
         assert answer.status == (401 if operation["security"] else 200), path
 
 

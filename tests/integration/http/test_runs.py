@@ -209,3 +209,21 @@ def test_automations_are_shown_to_who_may_see_them(api: Api) -> None:
     assert api.call("GET", "/api/v1/automations", token="eve").json == {"items": []}
     assert api.call("GET", "/api/v1/automations?namespace=team", token="eve").status == 403
     assert api.call("GET", "/api/v1/automations?namespace=elsewhere").json == {"items": []}
+
+
+def test_a_blocked_key_is_listed_and_released(api: Api) -> None:
+    key = api.automation(run={"orderingKey": ["customer"], "onKeyFailure": "Block"})
+    job = running(api, key, customer=1)
+    second = api.call("POST", EXECUTE, {"customer": 1}).json["job_id"]
+    path = "/api/v1/automations/video/keys"
+    assert api.call("GET", path).json == {"items": []}
+    assert [found["openRuns"] for found in api.call("GET", f"{path}?blocked=false").json["items"]] == [2]
+    api.call("POST", f"/api/v1/worker/jobs/{job}/finish", {"status": "failed"}, **WORKER)
+    assert api.queued(key) == []
+    (blocked,) = api.call("GET", path).json["items"]
+    assert blocked["blockedBy"] == job
+    assert api.call("DELETE", f"{path}/{blocked['key']}", token="bob").status == 403
+    assert api.call("DELETE", f"{path}/{blocked['key']}").status == 204
+    assert api.call("DELETE", f"{path}/{blocked['key']}").status == 404
+    assert api.call("DELETE", f"{path}/nonsense").status == 404
+    assert [str(claimed.id) for claimed in api.queued(key)] == [second]

@@ -101,7 +101,8 @@ def test_a_person_is_reviewed_once_for_a_while(authenticator: Authenticator, clu
         return await authenticator.person(bearer("ana"))
 
     person = asyncio.run(run())
-    assert person == Person("ana", "1", ("dev",), (("scopes", ("a", "b")),))
+    assert person == Person(person.key, "ana", "1", ("dev",), (("scopes", ("a", "b")),))
+    assert "key" not in repr(person)
     assert cluster.reviewed == [("ana", ())]
 
 
