@@ -6,7 +6,7 @@ of 500 (as execute-many does), claims and publishes them. The raw side has its m
 
 The two alternate, and what counts is the ratio within a pair: absolute rates differ from machine to machine.
 
-    python -m tests.performance.bench_dispatch [--messages 20000] [--repeats 7]
+    python -m tests.performance.bench_dispatch [--messages 40000] [--repeats 7]
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ async def _accept_and_publish(broker: RabbitMQ, folder: Path, count: int, batch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--messages", type=int, default=40_000)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch", type=int, default=1000, help="Runs of one claim")
     parser.add_argument("--ahead", type=int, default=1000, help="unconfirmed messages of the raw side")

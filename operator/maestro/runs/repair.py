@@ -43,9 +43,11 @@ class _Watched:
     Attributes
     ----------
     started
-        The highest publication number that was seen to start, and since when it hasn't moved.
+        The highest publication number that was seen to start.
+    since
+        When it was last seen to move, or a canary was last sent.
     canaries
-        How many were sent since then.
+        How many were sent since it moved.
     repeats
         How often each Run that is Queued now was published again.
     """
@@ -121,6 +123,7 @@ class Repair:
             await self._publish(overtaken, watched)
         elif due and now - watched.since >= self._wait(watched.canaries):
             log.info("nothing was started for %s: one Run is published again", now - watched.since)
+            watched.since = now
             watched.canaries += 1
             await self._publish(due[:1], watched)
 
