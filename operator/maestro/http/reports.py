@@ -210,6 +210,9 @@ _BUILDERS: dict[str, Callable[[Item, UUID, int | None], Report]] = {
 }
 
 
+OPS = frozenset(_BUILDERS)
+
+
 def _check_result(result: object) -> None:
     try:
         body.inspect(result, "result")

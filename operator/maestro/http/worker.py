@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from maestro.http.models import Cancellation, CancellationQuery, Noted, Started,
 from maestro.http.query import query, run_id
 from maestro.http.reports import (
     MOST_ITEMS,
+    OPS,
     InvalidReport,
     Item,
     answer_of,
@@ -36,6 +38,7 @@ from maestro.runs.errors import UnknownRun
 from maestro.runs.model import RunView
 from maestro.runs.reports import Report, ReportAnswer
 from maestro.runs.store import RunStore
+from maestro.runtime import metrics
 
 _SAID = {
     "running": "another worker holds this Run",
@@ -121,6 +124,7 @@ class WorkerRoutes:
         if reports:
             for place, answer in zip(places, await self._store.reports(reports), strict=True):
                 answers[place] = answer_of(answer)
+        _count(items, answers)
         return Response(encode(answers), 200, None, "application/json")
 
     async def start(self, request: Request) -> Response:
@@ -210,9 +214,21 @@ class WorkerRoutes:
 
     async def _report(self, report: Report) -> ReportAnswer:
         (answer,) = await self._store.reports([report])
+        metrics.REPORTS.labels(op=report.op, status=answer.status).inc()
         if answer.status != 200:
             raise _refused(answer.status, answer.reason or "", answer.message)
         return answer
+
+
+def _count(items: list[Any], answers: list[Any]) -> None:
+    """One increment for each kind of answer, not for each item."""
+    for (op, status), count in Counter([(_op(i), a["status"]) for i, a in zip(items, answers, strict=True)]).items():
+        metrics.REPORTS.labels(op=op, status=status).inc(count)
+
+
+def _op(item: Any) -> str:
+    op = item.get("op") if type(item) is dict else None
+    return op if type(op) is str and op in OPS else "invalid"
 
 
 def _refused(status: int, reason: str, message: str | None = None) -> HttpError:
