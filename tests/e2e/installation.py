@@ -13,6 +13,7 @@ from tests.cluster import backends, images, paths
 from tests.cluster.cluster import Cluster
 from tests.cluster.errors import ClusterError
 from tests.cluster.kubectl import RESTRICTED
+from tests.cluster.prepare import prepare
 
 NAMESPACE = "maestro"
 RELEASE = "maestro"
@@ -25,7 +26,7 @@ def install(cluster: Cluster, *arguments: str) -> float:
     `arguments` go to helm. Returns the seconds that `helm upgrade --install --wait` took.
     """
     subprocess.run([paths.REPOSITORY / "scripts" / "render-crds"], check=True)
-    images.build_all(["maestro", "rabbitmq"])
+    prepare([], ["maestro", "rabbitmq"])
     for name in ("maestro", "rabbitmq"):
         cluster.load_image(name)
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
@@ -43,7 +44,7 @@ def main() -> int:
     """Install on the cluster that is up, with the example's image."""
     try:
         cluster = backends.choose()
-        images.build_all(["example-video"])
+        prepare([], ["maestro", "example-video"])
         cluster.load_image("example-video")
         print(f"helm install --wait returned after {install(cluster, *sys.argv[1:]):.1f} s")
     except ClusterError as error:

@@ -172,7 +172,8 @@ def main() -> None:
             print(f"  {n:>4} by {pod}")
 
         step("kubectl get automations")
-        kubectl("-n", ns, "wait", "--for=condition=Ready", "automation", "--all", "--timeout=120s")
+        # Counters are written to the status every 30 s at most.
+        kubectl("-n", ns, "wait", "--for=jsonpath={.status.runs.running}=0", "automation", "--all", "--timeout=120s")
         print(kubectl("-n", ns, "get", "automations"), end="")
         pictures = collect(ns, args.output)
         step(f"{pictures} pictures lie in {args.output}/pictures; a contact sheet for each film and size: sheet.jpg")
