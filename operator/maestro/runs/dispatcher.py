@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from maestro.runs.errors import StoreUnavailable
+from maestro.runs.errors import StaleEpoch, StoreUnavailable
 from maestro.runs.messages import Message, MessageMaker, headers_of
 from maestro.runs.model import Claimed, Counts, Due, Leadership, QueuedRun, Registration, Unpublished
 from maestro.runs.repair import GRACE_SECONDS, Repair, RepairStore
 from maestro.runtime.backoff import Backoff
 from maestro.runtime.clock import Clock, utcnow
+from maestro.runtime.tasks import run_until
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +92,6 @@ def always_open(_solution_id: str) -> bool:
     return False
 
 
-class _InFlight(NamedTuple):
-    seq: int
-    automation: int
-
-
 class Dispatcher:
     """One leadership's dispatch. `run` it once.
 
@@ -154,8 +151,9 @@ class Dispatcher:
         self._losses = asyncio.Event()
         self._came_back: list[tuple[int, str]] = []
         self._back = asyncio.Event()
-        # By publication number, in ascending order: claims are one after the other, and each gets higher numbers.
-        self._in_flight: dict[int, _InFlight] = {}
+        # Run by publication number, in ascending order: claims are one after the other, each with higher numbers.
+        self._in_flight: dict[int, int] = {}
+        self._again: deque[Claimed] = deque()
         self._claiming = asyncio.Lock()
         self._last_pub = 0
         self._watermark = self._saved_watermark = 0
@@ -207,52 +205,46 @@ class Dispatcher:
         """
         self._loop = asyncio.get_running_loop()
         self._listen()
-        await self._insist(self._win)
-        await self._insist(self._publish_again)
-        self.wake(self._store.registrations())
-        steps = [
+        try:
+            await run_until(stop, self._lead(stop))
+        finally:
+            for job in self._jobs:
+                job.cancel()
+            await asyncio.gather(*self._jobs, return_exceptions=True)
+            self._loop = None
+        await self._save_watermark_at_the_end()
+
+    async def _lead(self, stop: asyncio.Event) -> None:
+        await self._insist(self._begin)
+        steps = (
             self._claim_step,
             self._due_step,
             self._back_step,
             self._watermark_step,
             self._sweep_step,
             self._repair_step,
-        ]
-        tasks = [asyncio.create_task(self._forever(step), name=step.__name__) for step in steps]
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopped}:
-                task.result()
-        finally:
-            everything: set[asyncio.Task[Any]] = {stopped, *tasks, *self._jobs}
-            for task in everything:
-                task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
-            self._loop = None
-        await self._save_watermark()
+        )
+        await run_until(stop, *map(self._forever, steps))
 
     # --- beginning ---------------------------------------------------------------------------------------------------
 
-    async def _win(self) -> None:
+    async def _begin(self) -> None:
+        """Win, and note what the leader before may not have published: everything Queued above its watermark."""
         won = await self._store.win_leadership()
+        in_flight: list[Claimed] = []
+        after = won.confirmed_pub
+        while found := await self._store.queued_after(won.epoch, after, self._batch):
+            in_flight += found
+            after = found[-1].pub
         self._leadership = won
         self._headers = headers_of(won)
         self._makers.clear()
         self._last_pub = won.next_pub - 1
         self._watermark = self._saved_watermark = won.confirmed_pub
-        log.info("dispatch begins: epoch %d, publications from %d on", won.epoch, won.next_pub)
-
-    async def _publish_again(self) -> None:
-        """Publish what the leader before may not have: everything Queued above its watermark."""
-        after, total = self._watermark, 0
-        while found := await self._store.queued_after(self._epoch, after, self._batch):
-            await self._wait_for_room()
-            self._send(found)
-            after = found[-1].pub
-            total += len(found)
-        if total:
-            log.info("%d Runs that were in flight are published again", total)
+        self._note(in_flight)
+        self._again.extend(in_flight)
+        self.wake(self._store.registrations())
+        log.info("dispatch begins: epoch %d, %d Runs in flight are published again", won.epoch, len(in_flight))
 
     def _listen(self) -> None:
         self._store.on_work(self._threadsafe(self.wake))
@@ -302,7 +294,10 @@ class Dispatcher:
                 await asyncio.sleep(self._backoff.delay(failures))
 
     async def _claim_step(self) -> None:
-        key, registration = await self._next_ready()
+        if (ready := await self._next_ready()) is None:
+            self._hand_over([self._again.popleft() for _ in range(min(self._batch, len(self._again)))])
+            return
+        key, registration = ready
         limit = self._batch if registration.launch == "Job" else min(self._batch, self._transport.room)
         shut = self._gateway(registration.solution_id)
         try:
@@ -331,9 +326,9 @@ class Dispatcher:
         self._back.clear()
         taken, self._came_back = self._came_back, []
         items = [
-            Unpublished(seq=there.seq, pub=pub, reason=reason)
+            Unpublished(seq=seq, pub=pub, reason=reason)
             for pub, reason in taken
-            if (there := self._in_flight.get(pub)) is not None
+            if (seq := self._in_flight.get(pub)) is not None
         ]
         try:
             await self._store.unpublished(self._epoch, items)
@@ -354,7 +349,14 @@ class Dispatcher:
         await self._store.refresh()
         counts = await self._store.counts()
         await self._follow_gateways(counts)
-        self.wake(key for key, count in counts.items() if count.pending)
+        self.wake(key for key, count in counts.items() if self._may_move(key, count))
+
+    def _may_move(self, key: int, count: Counts) -> bool:
+        registration = self._store.registrations().get(key)
+        if registration is None:
+            return False
+        # A claim also takes back what is Queued of an Automation that was suspended or paused.
+        return count.queued > 0 if registration.suspended or count.paused else count.pending > 0
 
     async def _repair_step(self) -> None:
         await _event_or(self._losses, self._repair_seconds)
@@ -364,10 +366,13 @@ class Dispatcher:
 
     # --- claiming and sending ----------------------------------------------------------------------------------------
 
-    async def _next_ready(self) -> tuple[int, Registration]:
-        """Wait for an Automation that may have work and whose way out has room; take it out of the ready ones."""
+    async def _next_ready(self) -> tuple[int, Registration] | None:
+        """Wait for an Automation that may have work and whose way out has room; take it out of the ready ones. None:
+        first comes what is to be published again."""
         while True:
             self._go.clear()
+            if self._again and self._transport.room > 0:
+                return None
             registrations = self._store.registrations()
             for key in list(self._ready):
                 registration = registrations.get(key)
@@ -396,12 +401,17 @@ class Dispatcher:
                 self._send(await self._store.republish(self._epoch, runs[start : start + self._batch]))
 
     def _send(self, claimed: Sequence[Claimed]) -> None:
-        """Hand claimed Runs over. From here each is in flight until it is confirmed or written back."""
-        if not claimed:
-            return
+        if claimed:
+            self._last_pub = claimed[-1].pub
+            self._note(claimed)
+            self._hand_over(claimed)
+
+    def _note(self, claimed: Sequence[Claimed]) -> None:
+        """From here each is in flight until it is confirmed or written back."""
         for run in claimed:
-            self._in_flight[run.pub] = _InFlight(run.seq, run.automation)
-        self._last_pub = max(self._last_pub, claimed[-1].pub)
+            self._in_flight[run.pub] = run.seq
+
+    def _hand_over(self, claimed: Sequence[Claimed]) -> None:
         registrations = self._store.registrations()
         messages: list[Message] = []
         for run in claimed:
@@ -463,11 +473,19 @@ class Dispatcher:
 
     async def _save_watermark(self) -> None:
         """Write how far everything is settled: below the oldest that is in flight."""
+        if self._leadership is None:
+            return
         self._watermark = max(self._watermark, next(iter(self._in_flight), self._last_pub + 1) - 1)
         if self._watermark > self._saved_watermark:
             reached = self._watermark
             await self._store.confirmed(self._epoch, reached)
             self._saved_watermark = reached
+
+    async def _save_watermark_at_the_end(self) -> None:
+        try:
+            await self._save_watermark()
+        except (StoreUnavailable, StaleEpoch) as error:
+            log.warning("the watermark isn't saved, the next leader publishes some Runs again: %s", error)
 
     # --- gateways ----------------------------------------------------------------------------------------------------
 
