@@ -3,8 +3,7 @@
     python -m tests.workers.maestro_process <configuration file>
 
 The configuration is JSON: `store` (URL), `broker` (AMQP URL), `port`, `api_key_file`, `automations` (a list of fields
-of `Registration`, `policy` with those of `RunPolicy`). What Kubernetes would answer is answered here: every bearer
-token is a person who may do everything; workers come with the key.
+of `Registration`, `policy` with those of `RunPolicy`). What Kubernetes would answer is answered here; see `Cluster`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import uvloop
 
 from maestro.broker.publisher import Publisher
 from maestro.http.app import Services, create_app
-from maestro.http.auth import ApiKey, Authenticator, Owner
+from maestro.http.auth import POD_NAME, POD_UID, ApiKey, Authenticator, Owner
 from maestro.http.directory import Version
 from maestro.http.server import server_config
 from maestro.resources import Automation
@@ -34,16 +33,30 @@ from maestro.settings import Settings
 
 
 class Cluster:
-    """What Kubernetes would say: yes."""
+    """What Kubernetes would say.
+
+    The token `pod.<automation>.<number>` is that of a pod of this Automation in the namespace `team`; any other is a
+    person's, who may do everything.
+    """
+
+    def __init__(self, registrations: Iterable[Registration]) -> None:
+        self._uids = {each.id: each.uid for each in registrations}
 
     async def token_review(self, token: str, audiences: tuple[str, ...] = ()) -> dict[str, Any]:
-        return {"status": {"authenticated": not audiences, "user": {"username": token, "uid": token}}}
+        of_pod = token.startswith("pod.")
+        user: dict[str, Any] = {"username": token, "uid": token}
+        if of_pod:
+            user["username"] = "system:serviceaccount:team:worker"
+            user["extra"] = {POD_NAME: [token], POD_UID: [f"uid-of-{token}"]}
+        return {"status": {"authenticated": of_pod == bool(audiences), "user": user, "audiences": list(audiences)}}
 
     async def subject_access_review(self, spec: dict[str, Any]) -> dict[str, Any]:
         return {"status": {"allowed": True}}
 
     async def automation_of(self, namespace: str, pod: str, pod_uid: str) -> Owner | None:
-        return None
+        automation_id = f"{namespace}.{pod.split('.')[1]}"
+        uid = self._uids.get(automation_id)
+        return None if uid is None else Owner(uid, automation_id)
 
 
 class Catalog:
@@ -78,7 +91,7 @@ async def serve(configuration: dict[str, Any]) -> None:
     store = RunStore.open(configuration["store"])
     for each in registrations:
         await store.register(each)
-    cluster = Cluster()
+    cluster = Cluster(registrations)
     key = ApiKey(Path(configuration["api_key_file"]))
     authenticator = Authenticator(cluster, cluster, audience="maestro", api_key=key)
     publisher = Publisher(pika.URLParameters(configuration["broker"]))

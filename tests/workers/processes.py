@@ -146,7 +146,7 @@ class Maestro(Process):
     def submit(self, automation: str, parameters: Sequence[dict[str, Any]]) -> list[str]:
         """Accept Runs in one transaction; returns their ids."""
         answer = self.call("POST", f"/automations/{automation}/execute-many", [{"parameters": p} for p in parameters])
-        return [job["job_id"] for job in answer["jobs"]]
+        return [job["job_id"] for job in answer["items"]]
 
     def run(self, job: str) -> dict[str, Any]:
         """What the API shows of a Run."""

@@ -4,7 +4,7 @@ It knows nothing of the SDK, of attempts, of publications or of Maestro's queue 
 declares its queue, takes one message, looks at the Run's status, starts it without a body, logs, polls for a
 cancellation while it works, finishes, and only then acknowledges.
 
-Environment: AMQP_URL, QUEUE, API_URL, API_KEY.
+Environment: AMQP_URL, QUEUE, API_URL, and API_KEY or TOKEN.
 """
 
 import json
@@ -18,6 +18,10 @@ import pika
 
 API = os.environ["API_URL"] + "/api/v1/worker/jobs"
 QUEUE = os.environ["QUEUE"]
+if "TOKEN" in os.environ:
+    CREDENTIALS = {"Authorization": "Bearer " + os.environ["TOKEN"]}
+else:
+    CREDENTIALS = {"X-Worker-API-Key": os.environ["API_KEY"]}
 
 
 def call(method, path, body=None):
@@ -25,7 +29,7 @@ def call(method, path, body=None):
         f"{API}/{path}",
         method=method,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"X-Worker-API-Key": os.environ["API_KEY"], "Content-Type": "application/json"},
+        headers={**CREDENTIALS, "Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.loads(response.read() or b"null")
