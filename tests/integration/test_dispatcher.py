@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,6 +24,7 @@ from maestro.runs.errors import StaleEpoch
 from maestro.runs.model import Accepted, Claimed, NewRun, Registration, RunFilter, RunPolicy, RunState
 from maestro.runs.reports import Report
 from maestro.runs.store import RunStore
+from maestro.runtime.clock import utcnow
 
 PATIENCE = 60.0
 FAST = RunPolicy(window=100_000)
@@ -153,7 +155,8 @@ class Workers:
                 Report(
                     "start",
                     UUID(properties.message_id),
-                    worker="pod/process",
+                    # As if each delivery went to a process of its own: a second copy isn't adopted.
+                    worker=f"pod/{len(self.pubs)}",
                     pub=headers["maestro-pub"],
                     epoch=headers["maestro-epoch"],
                     store=headers["maestro-store"],
@@ -165,7 +168,7 @@ class Workers:
             if answer.status == 200:
                 self.started[start.job] += 1
                 finishes.append(
-                    Report("finish", start.job, worker="pod/process", attempt=answer.attempt, status="completed")
+                    Report("finish", start.job, worker=start.worker, attempt=answer.attempt, status="completed")
                 )
             else:
                 self.refused[str(answer.reason)] += 1
@@ -418,6 +421,56 @@ def test_a_shut_gateway_holds_and_an_open_one_lets_go_in_order(broker: RabbitMQ,
                     shut.clear()
                     await until(lambda: all_in(store, RunState.SUCCEEDED, 305), "305 successes")
                 assert list(workers.started) == [run.id for run in (*first, *second)]
+
+    asyncio.run(main())
+
+
+def test_while_the_broker_is_away_the_clock_runs_and_stopping_is_prompt(broker: RabbitMQ, tmp_path: Path) -> None:
+    async def main() -> None:
+        declare(broker, "maestro.shop.nightly")
+        async with opened(tmp_path) as store:
+            key = await store.register(NIGHTLY)
+            await accept(store, key, 10)
+            leader = Leader(broker, store, watermark_seconds=3600.0)
+            await until(lambda: leader.dispatcher.last_pub == 10, "ten are claimed")
+            await leader.kill()
+            await asyncio.to_thread(broker.stop)
+            job_key = await store.register(replace(NIGHTLY, uid="u-job", name="job", launch="Job", queue=None))
+            jobs = Jobs()
+            async with leading(broker, store, launcher=jobs):
+                soon = utcnow() + timedelta(seconds=0.5)
+                (expiring,) = await store.accept([NewRun(key, expires_at=soon)])
+                await store.accept([NewRun(job_key)])
+                await until(lambda: len(jobs.made) == 1, "the Job is made")
+
+                async def expired() -> bool:
+                    view = await store.get(expiring.id)
+                    return view is not None and (view.state, view.reason) == (RunState.CANCELED, "Expired")
+
+                await until(expired, "the Run expires")
+            await asyncio.to_thread(broker.start)
+            async with leading(broker, store):
+                with Workers(broker, store, "maestro.shop.nightly") as workers:
+                    await until(lambda: all_in(store, RunState.SUCCEEDED, 10), "ten successes")
+            assert set(workers.started.values()) == {1}
+
+    asyncio.run(main())
+
+
+def test_suspending_takes_back_what_is_queued(broker: RabbitMQ, tmp_path: Path) -> None:
+    async def main() -> None:
+        declare(broker, "maestro.shop.nightly")
+        async with opened(tmp_path) as store:
+            key = await store.register(NIGHTLY)
+            async with leading(broker, store):
+                await accept(store, key, 30)
+                await until(lambda: all_in(store, RunState.QUEUED, 30), "30 are Queued")
+                await store.register(replace(NIGHTLY, generation=2, suspended=True))
+                await until(lambda: all_in(store, RunState.QUEUED, 0), "none is Queued")
+                with Workers(broker, store, "maestro.shop.nightly") as workers:
+                    await until(lambda: workers.refused["notDue"] == 30, "their copies are refused")
+                    await store.register(replace(NIGHTLY, generation=3))
+                    await until(lambda: all_in(store, RunState.SUCCEEDED, 30), "30 successes")
 
     asyncio.run(main())
 

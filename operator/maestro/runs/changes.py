@@ -87,6 +87,7 @@ class Ledger:
                 self._ended[automation, after] += n
 
     def flush(self) -> None:
+        """Writes what was noted since the last time."""
         rows = [
             {"automation": automation, "state": state, "writer": self._writer, "n": n}
             for (automation, state), n in sorted(self._counts.items())
@@ -101,6 +102,8 @@ class Ledger:
                 for (automation, state), n in sorted(self._ended.items())
             ],
         )
+        self._counts.clear()
+        self._ended.clear()
 
 
 class Changes:
