@@ -49,7 +49,7 @@ class Postgres:
                 *self._as_unprivileged(),
                 *(BIN / "postgres", "-D", self._data, "-p", str(self.port)),
                 *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
-                *("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"),
+                *("-c", "fsync=off", "-c", "full_page_writes=off"),
                 *("-c", "max_connections=200"),
             ],
             self.folder,
