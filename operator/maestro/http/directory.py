@@ -153,15 +153,12 @@ class Directory:
         return await self._store.register(registration), registration
 
     async def key_of(self, uid: str, automation_id: str) -> int:
-        """The key of the Automation with this UID; of one that is gone too, as long as its Runs are kept."""
-        live = self._store.live(automation_id)
-        if live is not None and live[1].uid == uid:
-            return live[0]
+        """The key of the Automation with this UID; of one that is gone too: its pods finish what they run."""
+        known = self._store.key_of(uid)
+        if known is not None:
+            return known
         version = self._catalog.version(automation_id)
-        if version is not None and version.uid == uid:
-            return (await self.find(automation_id))[0]
-        gone = (key for key, registration in self._store.registrations().items() if registration.uid == uid)
-        return next(gone, NOBODYS)
+        return (await self.find(automation_id))[0] if version is not None and version.uid == uid else NOBODYS
 
     def validator(self, registration: Registration) -> ParameterValidator:
         """The compiled schema of a registration.

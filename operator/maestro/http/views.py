@@ -65,7 +65,7 @@ class RunViews:
 
     def redacted(self, run: RunView) -> Parameters | None:
         """The parameters without writeOnly values; None where no schema says which those are."""
-        registration = self._store.registrations().get(run.automation)
+        registration = self._store.registration(run.automation)
         if registration is None:
             return None
         try:

@@ -130,6 +130,16 @@ class RunStore:
         """The live registration of `<namespace>.<name>`, from memory."""
         return self._registry.by_id(automation_id)
 
+    def registration(self, automation: int) -> Registration | None:
+        """The registration with this key, live or of an object that is gone, from memory."""
+        known = self._registry.get(automation)
+        return None if known is None else known.registration
+
+    def key_of(self, uid: str) -> int | None:
+        """The key of the object with this UID, live or gone, from memory."""
+        known = self._registry.by_uid(uid)
+        return None if known is None else known.pk
+
     async def refresh(self) -> None:
         """Reads registrations that other replicas wrote; called by whoever polls, and after an id isn't known."""
         await self._read(self._registry.load)

@@ -147,7 +147,7 @@ class Api:
         answer = self.http.request(method, f"{self.url}{path}", body=data, headers=sent)
         return Answer(answer.status, answer.headers, answer.data)
 
-    def automation(self, name: str = "video", **spec: Any) -> int:
+    def automation(self, name: str = "video", *, uid: str | None = None, version: str = "1", **spec: Any) -> int:
         """Put an Automation into the catalog and the store; returns its key in the store."""
         given = {
             "apiVersion": "maestro-operator.io/v1alpha1",
@@ -155,9 +155,9 @@ class Api:
             "metadata": {
                 "name": name,
                 "namespace": "team",
-                "uid": f"uid-of-{name}",
+                "uid": uid or f"uid-of-{name}",
                 "generation": 1,
-                "resourceVersion": "1",
+                "resourceVersion": version,
             },
             "spec": spec,
         }

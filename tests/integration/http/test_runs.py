@@ -227,3 +227,19 @@ def test_a_blocked_key_is_listed_and_released(api: Api) -> None:
     assert api.call("DELETE", f"{path}/{blocked['key']}").status == 404
     assert api.call("DELETE", f"{path}/nonsense").status == 404
     assert [str(claimed.id) for claimed in api.queued(key)] == [second]
+
+
+def test_a_worker_of_an_automation_that_was_made_anew_keeps_to_the_old_ones_runs(api: Api) -> None:
+    """The name is the same, the UID is not."""
+    old = running(api, api.automation(), n=1)
+    waiting = api.call("POST", EXECUTE, {}).json["job_id"]
+    api.loop.run(api.store.deregister("uid-of-video"))
+    key = api.automation(uid="another-uid", version="2")
+    new = api.call("POST", EXECUTE, {}).json["job_id"]
+    api.queued(key)
+    refused = api.call("POST", f"/api/v1/worker/jobs/{new}/start", **WORKER)
+    assert (refused.status, refused.json["reason"]) == (403, "NotYourRun")
+    assert api.call("POST", f"/api/v1/worker/jobs/{old}/finish", {"status": "completed"}, **WORKER).status == 200
+    assert api.call("GET", f"/api/v1/jobs/{waiting}").json["reason"] == "AutomationDeleted"
+    shown = api.call("GET", f"/api/v1/jobs/{old}").json
+    assert (shown["state"], shown["parameters"]) == ("Succeeded", {"n": 1})
