@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from maestro.http.errors import BodyTooLarge, HttpError, invalid
+from maestro.http.errors import BodyTooLargeError, HttpError, invalid
 
 MIB = 1024 * 1024
 PARAMETERS_LIMIT = MIB
@@ -44,14 +44,14 @@ async def read(request: Request, limit: int) -> bytes:
 
     Raises
     ------
-    BodyTooLarge
+    BodyTooLargeError
         Over the limit: at once when the length is announced, else as soon as it is passed.
     HttpError
         408 when it takes more than a minute.
     """
     announced = request.headers.get("content-length")
     if announced is not None and announced.isdecimal() and int(announced[:18]) > limit:
-        raise BodyTooLarge(limit)
+        raise BodyTooLargeError(limit)
     chunks: list[bytes] = []
     size = 0
     try:
@@ -59,7 +59,7 @@ async def read(request: Request, limit: int) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise BodyTooLarge(limit)
+                    raise BodyTooLargeError(limit)
                 chunks.append(chunk)
     except TimeoutError:
         raise HttpError(408, f"the body did not arrive within {_READ_SECONDS:.0f} seconds") from None

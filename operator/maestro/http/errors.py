@@ -53,7 +53,7 @@ class HttpError(Exception):
         self.headers = dict(headers or {})
 
 
-class BodyTooLarge(HttpError):
+class BodyTooLargeError(HttpError):
     """The body is over its limit; the rest of it is not read into memory."""
 
     def __init__(self, limit: int) -> None:
@@ -133,7 +133,7 @@ def error_answer(error: HttpError, path: str) -> Response:
         body = {"status": error.status, "message": error.message, "details": error.details}
         if error.reason is not None:
             body["reason"] = error.reason
-    answer = DiscardingResponse if isinstance(error, BodyTooLarge) else Response
+    answer = DiscardingResponse if isinstance(error, BodyTooLargeError) else Response
     return answer(encode(body), error.status, error.headers, "application/json")
 
 

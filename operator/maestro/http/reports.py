@@ -37,7 +37,7 @@ _EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzin
 Item = dict[str, Any]
 
 
-class InvalidReport(HttpError):
+class InvalidReport(HttpError):  # noqa: N818 - the word of the answer
     """A report breaks a rule; names the field and the rule. In a list it is the answer to its item alone."""
 
     def __init__(self, path: str, rule: str) -> None:

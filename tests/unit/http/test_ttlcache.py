@@ -9,7 +9,7 @@ import pytest
 from maestro.http.ttlcache import TtlCache
 
 
-class Away(Exception):
+class AwayError(Exception):
     pass
 
 
@@ -28,7 +28,7 @@ class Source:
         self.asked.append(key)
         await asyncio.sleep(0)
         if self.away:
-            raise Away
+            raise AwayError
         return key.upper()
 
 
@@ -80,7 +80,7 @@ def test_a_failure_is_not_remembered(source: Source) -> None:
         cache: TtlCache[str, str] = TtlCache(2, lambda _: 5.0, clock=source.clock)
         source.away = True
         for _ in range(2):
-            with pytest.raises(Away):
+            with pytest.raises(AwayError):
                 await cache.get("a", lambda: source.answer("a"))
         source.away = False
         assert await cache.get("a", lambda: source.answer("a")) == "A"
@@ -91,13 +91,15 @@ def test_a_failure_is_not_remembered(source: Source) -> None:
 
 def test_an_old_answer_serves_for_a_while_when_nobody_can_be_asked(source: Source) -> None:
     async def run() -> None:
-        cache: TtlCache[str, str] = TtlCache(2, lambda _: 5.0, stale_seconds=60, stale_on=(Away,), clock=source.clock)
+        cache: TtlCache[str, str] = TtlCache(
+            2, lambda _: 5.0, stale_seconds=60, stale_on=(AwayError,), clock=source.clock
+        )
         await cache.get("a", lambda: source.answer("a"))
         source.away = True
         source.now = 64.9
         assert await cache.get("a", lambda: source.answer("a")) == "A"
         source.now = 65.0
-        with pytest.raises(Away):
+        with pytest.raises(AwayError):
             await cache.get("a", lambda: source.answer("a"))
 
     asyncio.run(run())
