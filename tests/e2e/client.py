@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,7 @@ def port_forward(cluster: Cluster, port: int = 8080) -> Iterator[str]:
     """The API's Service on a port of this machine's loopback."""
     command = [binaries.find("kubectl"), "-n", NAMESPACE, "port-forward", f"svc/{RELEASE}", f":{port}"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**cluster.environment(), "PATH": "/usr/bin:/bin"}
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **cluster.environment()}
     ) as process:
         try:
             assert process.stdout is not None

@@ -106,9 +106,12 @@ def _pod(holder: str | None) -> str | None:
 
 
 def _exit_code(run: RunView) -> int | None:
-    """What the Job's container ended with: its result says so."""
+    """What the Job's container ended with: the result says so of a Run whose worker didn't speak for itself."""
+    holder = run.holder or ""
+    if "/" in holder and not holder.startswith(_JOB_HOLDER):
+        return None
     code = run.result.get("exitCode") if isinstance(run.result, dict) else None
-    return code if isinstance(code, int) and (run.holder or "").startswith(_JOB_HOLDER) else None
+    return code if isinstance(code, int) else None
 
 
 def _progress(progress: Progress | None) -> dict[str, Any] | None:
