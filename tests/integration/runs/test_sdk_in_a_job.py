@@ -1,4 +1,4 @@
-"""A Job's pod is seen to run by whoever follows Jobs, and its SDK speaks for itself: one attempt, whoever comes first."""
+"""A Job's pod is seen to run by whoever follows Jobs, and its SDK speaks for itself: one attempt, whoever is first."""
 
 from __future__ import annotations
 
