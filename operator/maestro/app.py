@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
@@ -179,13 +178,20 @@ class Process:
         )
 
     async def _lead(self, store: RunStore, feed: handlers.Feed) -> None:
-        """Run for election; once elected, do the controller's work until told to stop."""
+        """Do the controller's work; where several could, only once elected.
+
+        A process with all roles is the one pod of a StatefulSet: it needs no Lease, and outlives an API server that
+        is away. (The store's epoch fences whatever a predecessor still tries.)
+        """
         settings = self._settings
+        if settings.role == "all":
+            await self._control(store, feed)
+            return
         elected = asyncio.Event()
         loop = asyncio.get_running_loop()
         elector = LeaderElector(
             lease_connector(settings.namespace, settings.release),
-            self._identity(),
+            process_identity(settings.identity),
             lambda: _set_in(loop, elected),
         )
         elector.start()
@@ -195,12 +201,6 @@ class Process:
                 await self._control(store, feed)
         finally:
             await asyncio.to_thread(elector.stop)
-
-    def _identity(self) -> str:
-        """The one pod of a StatefulSet takes its own Lease over at once, killed or not; any other process is another
-        candidate. (The store's epoch fences whatever the one before still tries.)"""
-        name = self._settings.identity or socket.gethostname()
-        return name if self._settings.role == "all" else process_identity(name)
 
     async def _control(self, store: RunStore, feed: handlers.Feed) -> None:
         admin = await self._insist("the broker's Secret", self._broker_admin, KubeError, InvalidBrokerSecret)

@@ -12,7 +12,7 @@ PREFIX = "MAESTRO_"
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class InvalidSettings(ValueError):
+class InvalidSettings(ValueError):  # noqa: N818 - reads as what it is
     """The environment holds a value that can't be used; the message names each variable and its rule."""
 
 
@@ -54,7 +54,7 @@ class Settings(BaseModel):
     gateway_port: int = 6971
     gateway_open: bool = Field(False, description="The gateway check answers without a token.")
     default_namespace: str = Field("", description="Namespace of an id without one; Maestro's own when empty.")
-    token_audience: str = "maestro"
+    token_audience: str = "maestro"  # noqa: S105 - a name, no secret
     worker_api_key_file: Path | None = None
 
     resync_seconds: float = Field(30.0, gt=0, description="How often each resource is looked at without an event.")
@@ -72,7 +72,8 @@ class Settings(BaseModel):
         InvalidSettings
             A variable isn't known or breaks its rule; each is named with the rule, never with its value.
         """
-        given = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX) and value}
+        ours = {key: value for key, value in environ.items() if key.startswith(PREFIX) and value}
+        given = {key[len(PREFIX) :].lower(): value for key, value in ours.items()}
         # Variables of the workers' contract may stand in a developer's shell, and Services of the namespace leave
         # `MAESTRO_PORT_8080_TCP` and such in every pod: only known names are taken.
         known = {key: value for key, value in given.items() if key in cls.model_fields}

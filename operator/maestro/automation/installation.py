@@ -24,7 +24,7 @@ from maestro.settings import Settings
 ADMINISTRATOR = "maestro"
 
 
-class InvalidBrokerSecret(ValueError):
+class InvalidBrokerSecret(ValueError):  # noqa: N818 - reads as what it is
     """The Secret with the broker's administrator lacks a key or holds a value that can't be used; both are named."""
 
 
