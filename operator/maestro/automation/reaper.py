@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -23,10 +23,10 @@ from maestro.broker.topology import BrokerState, Change, QueueState
 from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient
 from maestro.kube.errors import Forbidden, KubeError, NotFound
-from maestro.kube.kinds import AUTOMATION, ObjectKey
+from maestro.kube.kinds import AUTOMATION, NAMESPACE, ObjectKey
 from maestro.runs.errors import StoreUnavailable
 from maestro.runs.model import Orphan, Registration
-from maestro.runtime.backoff import jittered
+from maestro.runtime.backoff import Backoff, jittered
 from maestro.runtime.clock import Clock, utcnow
 from maestro.runtime.tasks import sleep_unless
 
@@ -37,7 +37,8 @@ STORE_HEADER = "maestro-store"
 
 _PEEK_LIMIT = 2500
 """More than a window of messages isn't looked through: a queue with more in it waits until it is shorter."""
-_LATER = timedelta(minutes=1)
+_UNSURE = Backoff(initial=2.0, maximum=60.0)
+"""Between two looks at whether an object is gone that nobody could tell."""
 _RUNNING_FOR = timedelta(hours=1)
 """How long the Runs that a gone Automation's pods still finish keep their user."""
 
@@ -63,7 +64,8 @@ class _Case:
     since: datetime
     told: bool = False
     looked_through: int | None = None
-    not_before: datetime | None = field(default=None)
+    unsure: int = 0
+    not_before: datetime | None = None
 
 
 class Reaper:
@@ -88,7 +90,7 @@ class Reaper:
         *,
         clock: Clock = utcnow,
         epoch: Callable[[], int | None] = lambda: None,
-        every: float = 15.0,
+        every: float = 10.0,
     ) -> None:
         self._kube = kube
         self._automations = automations
@@ -146,10 +148,13 @@ class Reaper:
             return
         if not orphan.deregistered:
             if not await self._gone(registration):
-                case.not_before = now + _LATER
+                case.unsure += 1
+                case.not_before = now + timedelta(seconds=_UNSURE.delay(case.unsure))
                 return
             await self._store.deregister(registration.uid, epoch=self._epoch())
             log.info("Automation %s is gone: its waiting Runs are canceled", registration.id)
+            self.wake()  # the next look counts the Runs that are still open
+            return
         if await self._broker_part(orphan, case):
             await self._store.reaped(registration.uid, epoch=self._epoch())
             self._cases.pop(registration.uid, None)
@@ -168,8 +173,18 @@ class Reaper:
         except NotFound as error:
             return error.details.get("name") == registration.name
         except Forbidden:
-            return False
+            return await self._namespace_gone(registration.namespace)
         return bool(found["metadata"].get("uid") != registration.uid)
+
+    async def _namespace_gone(self, namespace: str) -> bool:
+        """Whether the rights are missing because they went with their namespace."""
+        try:
+            await self._kube.get(NAMESPACE, None, namespace)
+        except NotFound as error:
+            return error.details.get("name") == namespace
+        except Forbidden:
+            return False
+        return False
 
     # -- the broker's part
 

@@ -158,6 +158,12 @@ class Automations:
         """Carry this epoch in every write to the run store."""
         self._late.epoch = epoch
 
+    @property
+    def synced(self) -> bool:
+        """Whether everything that a decision rests on was listed once."""
+        caches = (self._feed.cache, self._deployments.cache, self._accounts.cache, self._pods.cache)
+        return all(cache.synced for cache in caches)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Reconcile until `stop` is set."""
         await run_until(
@@ -174,8 +180,7 @@ class Automations:
     async def _work(self, stop: asyncio.Event) -> None:
         """Begin when everything was listed once: half a world would be repaired into something else."""
         self._loop = asyncio.get_running_loop()
-        caches = (self._feed.cache, self._deployments.cache, self._accounts.cache, self._pods.cache)
-        while not all(cache.synced for cache in caches):
+        while not self.synced:
             if await sleep_unless(stop, _SYNC_POLL):
                 return
         await self._read_merge_rules()

@@ -28,7 +28,7 @@ WORK: Rules = [
 
 
 def bound(namespace: str, rules: Rules = WORK) -> list[dict[str, Any]]:
-    """A Role with these rules in a namespace, bound to the controller's user."""
+    """A Role with these rules in a namespace, for the controller's user; and the right to see the namespace's end."""
     meta = {"name": USER, "namespace": namespace}
     api = "rbac.authorization.k8s.io"
     return [
@@ -38,6 +38,19 @@ def bound(namespace: str, rules: Rules = WORK) -> list[dict[str, Any]]:
             "kind": "RoleBinding",
             "metadata": meta,
             "roleRef": {"apiGroup": api, "kind": "Role", "name": USER},
+            "subjects": [{"apiGroup": api, "kind": "User", "name": USER}],
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": f"{USER}-{namespace}"},
+            "rules": [_rule("", "namespaces", "get", namespace)],
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": f"{USER}-{namespace}"},
+            "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": f"{USER}-{namespace}"},
             "subjects": [{"apiGroup": api, "kind": "User", "name": USER}],
         },
     ]

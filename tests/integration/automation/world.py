@@ -57,8 +57,12 @@ class Kubelet:
         self.cache = ObjectCache(POD, namespaces=[namespace])
         self.cache.observe(self._changed)
         self._todo: asyncio.Queue[str] = asyncio.Queue()
+        self.away = False
+        """Whether pods are left as they are."""
         self.states: dict[str, Object] = {}
         """Status of the worker's container by a pod's Automation, where it isn't to be ready."""
+        self.phases: dict[str, str] = {}
+        """Phase of a pod by its Automation, where it isn't to be Running."""
 
     async def run(self, stop: asyncio.Event) -> None:
         informer = Informer(self._kube, POD, self.cache, namespaces=[self._namespace])
@@ -68,8 +72,13 @@ class Kubelet:
         finally:
             work.cancel()
 
+    def look_again(self) -> None:
+        """Tell of every pod anew."""
+        for pod in self.cache.values():
+            self._todo.put_nowait(pod["metadata"]["name"])
+
     def _changed(self, key: ObjectKey, _: Object | None, new: Object | None) -> None:
-        if new is not None and not (new.get("status") or {}).get("containerStatuses"):
+        if not self.away and new is not None and not (new.get("status") or {}).get("containerStatuses"):
             self._todo.put_nowait(key.name)
 
     async def _work(self) -> None:
@@ -84,7 +93,8 @@ class Kubelet:
             ready = "True" if container["ready"] else "False"
             body = {
                 "status": {
-                    "phase": "Running",
+                    "phase": self.phases.get(owner, "Running"),
+                    "startTime": _now(),
                     "conditions": [{"type": "Ready", "status": ready}],
                     "containerStatuses": [container],
                 }
@@ -135,6 +145,7 @@ class World:
     async def start(self) -> None:
         """Start the controller, as after a restart of its process: it remembers nothing."""
         self._stop = asyncio.Event()
+        self.reconciled.clear()
         kubeconfig = self.apiserver.kubeconfig_for(rights.USER)
         kube = await KubeClient.connect(kubeconfig, rate=RATE)
         self._clients.append(kube)
