@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,8 @@ from tests.cluster.progress import step
 # Part of every key: raise it when the way images are made changes.
 RECIPE = 1
 KEPT = 3
+# A build of changed code adds two or three layers of up to 150 MB.
+LAYERS_KEPT = 60
 GIB = 2**30
 BASE = "localhost/maestro-cluster/base:latest"
 # What the machine's pip and TLS need to reach its package index; readable in the build, never part of the image.
@@ -61,8 +64,16 @@ class Recipe:
     @property
     def archive(self) -> Path:
         """Where the archive is, or will be."""
-        name = re.sub(r"[^a-zA-Z0-9.]+", "-", self.reference.rpartition("/")[2])
-        return paths.cache() / "images" / f"{name}-{self.digest[:12]}.tar"
+        return paths.cache() / "images" / f"{self._name}-{self.digest[:12]}.tar"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of whoever makes it; one for all versions of the image."""
+        return paths.cache() / "images" / f"{self._name}.lock"
+
+    @property
+    def _name(self) -> str:
+        return re.sub(r"[^a-zA-Z0-9.]+", "-", self.reference.rpartition("/")[2])
 
 
 def build(name: str) -> BuiltImage:
@@ -78,7 +89,7 @@ def build(name: str) -> BuiltImage:
     recipe = recipe_of(name)
     file = recipe.archive
     file.parent.mkdir(parents=True, exist_ok=True)
-    with held(file.with_suffix(".lock"), f"image {recipe.reference}", enough=file.exists):
+    with held(recipe.lock, f"image {recipe.reference}", enough=file.exists):
         if not file.exists():
             _make(recipe, file)
     return BuiltImage(recipe.reference, file, recipe.digest)
@@ -221,31 +232,41 @@ def _buildah(reference: str, dockerfile: Path, context: Path, target: Path) -> N
     if os.geteuid() != 0:
         raise UnsupportedError("images are built with buildah in a chroot: it needs root")
     packages.require("buildah")
-    base = _base_in_storage()
+    base = build("base")
     mounts = [part for file in BUILD_MOUNTS if file.exists() for part in ("-v", f"{file}:{file}:ro")]
     buildah = _buildah_command()
-    tag = f"localhost/maestro-build/{hashlib.sha256(reference.encode()).hexdigest()[:12]}:latest"
-    run(
-        [
-            *(*buildah, "bud", "--isolation", "chroot", "--layers", "--pull-never", "--format", "docker"),
-            *("--build-arg", f"BASE_IMAGE={base}", *mounts, "-f", dockerfile, "-t", tag, context),
-        ],
-        writes=paths.cache(),
-    )
-    run([*buildah, "push", "--disable-compression", tag, f"docker-archive:{target}:{reference}"], writes=target.parent)
+    # One build at a time: emptying the storage mustn't meet another build.
+    with held(paths.cache() / "buildah.lock", "buildah's storage"), tempfile.TemporaryDirectory() as folder:
+        _limit_storage()
+        built = Path(folder) / "id"
+        run(
+            [
+                *(*buildah, "bud", "--isolation", "chroot", "--layers", "--pull-never", "--format", "docker"),
+                *("--build-arg", f"BASE_IMAGE={_in_storage(base)}", *mounts),
+                *("-f", dockerfile, "--iidfile", built, context),
+            ],
+            writes=paths.cache(),
+        )
+        identity = built.read_text().strip()
+        destination = f"docker-archive:{target}:{reference}"
+        run([*buildah, "push", "--disable-compression", identity, destination], writes=target.parent)
 
 
-def _base_in_storage() -> str:
+def _in_storage(base: BuiltImage) -> str:
     """Return the base's name in buildah's storage, imported first when it isn't there."""
-    recipe = _base()
-    name = f"localhost/maestro-cluster/base:{recipe.digest[:12]}"
-    image = build("base")
-    with held(paths.cache() / "buildah.lock", "buildah's storage"):
-        listed = json.loads(run([*_buildah_command(), "images", "--json"]) or "[]") or []
-        if not any(name in (image.get("names") or []) for image in listed):
-            run([*_buildah_command(), "pull", f"docker-archive:{image.archive}"], writes=paths.cache())
-            run([*_buildah_command(), "tag", BASE, name])
+    name = f"localhost/maestro-cluster/base:{base.digest[:12]}"
+    listed = json.loads(run([*_buildah_command(), "images", "--json"]) or "[]") or []
+    if not any(name in (image.get("names") or []) for image in listed):
+        run([*_buildah_command(), "pull", f"docker-archive:{base.archive}"], writes=paths.cache())
+        run([*_buildah_command(), "tag", BASE, name])
     return name
+
+
+def _limit_storage() -> None:
+    """Empty buildah's storage when the layers of earlier builds have grown too many; the next build is a cold one."""
+    layers = paths.cache() / "buildah" / "root" / "overlay"
+    if layers.exists() and sum(1 for _ in layers.iterdir()) > LAYERS_KEPT:
+        run([*_buildah_command(), "rmi", "--all", "--force"])
 
 
 def _buildah_command() -> list[str]:
