@@ -18,10 +18,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pika
+import uvloop
 from tests.cluster.rabbitmq import RabbitMQ
 
 from maestro.broker.publisher import Publisher, Status, parameters
@@ -41,6 +43,26 @@ SCHEMA = {
     "additionalProperties": False,
 }
 GOAL = 0.8
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Messages a second, and µs of CPU that this process (not the broker) spent on each."""
+
+    rate: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.rate:7.0f}/s ({self.cpu:4.1f} µs CPU)"
+
+
+class Stopwatch:
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def stop(self, count: int) -> Measured:
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return Measured(count / wall, cpu / count * 1e6)
 
 
 def connect(broker: RabbitMQ) -> pika.ConnectionParameters:
@@ -69,12 +91,12 @@ class RawPublisher:
         self._confirmed = 0
         self._unconfirmed: set[int] = set()
         self._lowest = 1
-        self._began = self.seconds = 0.0
+        self.measured = Measured(0.0, 0.0)
         self._connection = pika.SelectConnection(parameters_, on_open_callback=self._on_open)
 
-    def run(self) -> float:
+    def run(self) -> Measured:
         self._connection.ioloop.start()
-        return self.seconds
+        return self.measured
 
     def _on_open(self, connection: Any) -> None:
         connection.channel(on_open_callback=self._on_channel)
@@ -88,7 +110,7 @@ class RawPublisher:
         raise AssertionError("a message came back")
 
     def _begin(self) -> None:
-        self._began = time.perf_counter()
+        self._watch = Stopwatch()
         self._fill()
 
     def _fill(self) -> None:
@@ -117,34 +139,34 @@ class RawPublisher:
             self._unconfirmed.discard(method.delivery_tag)
             self._confirmed += 1
         if self._confirmed == len(self._messages):
-            self.seconds = time.perf_counter() - self._began
+            self.measured = self._watch.stop(self._confirmed)
             self._connection.add_on_close_callback(lambda *_: self._connection.ioloop.stop())
             self._connection.close()
         else:
             self._fill()
 
 
-def raw_side(broker: RabbitMQ, count: int, ahead: int) -> float:
-    """Messages a second."""
+def raw_side(broker: RabbitMQ, count: int, ahead: int) -> Measured:
+    """From the first message to the last confirm."""
     make = MessageMaker(registration(count), headers_of(Leadership(1, "0" * 36, 1, 0)))
     messages = [make(Claimed(pub, new_run_id(), 1, pub, 1, None)) for pub in range(1, count + 1)]
     empty_queue(broker)
     gc.collect()
-    return count / RawPublisher(connect(broker), messages, ahead).run()
+    return RawPublisher(connect(broker), messages, ahead).run()
 
 
 # --- Maestro's side --------------------------------------------------------------------------------------------------
 
 
-def our_side(broker: RabbitMQ, count: int, batch: int) -> float:
-    """Runs a second, from the first parameter checked to the last confirm."""
+def our_side(broker: RabbitMQ, count: int, batch: int) -> Measured:
+    """From the first parameter checked to the last confirm."""
     empty_queue(broker)
     gc.collect()
     with tempfile.TemporaryDirectory() as folder:
-        return count / asyncio.run(_accept_and_publish(broker, Path(folder), count, batch))
+        return uvloop.run(_accept_and_publish(broker, Path(folder), count, batch))
 
 
-async def _accept_and_publish(broker: RabbitMQ, folder: Path, count: int, batch: int) -> float:
+async def _accept_and_publish(broker: RabbitMQ, folder: Path, count: int, batch: int) -> Measured:
     store = RunStore.open(f"sqlite:///{folder}/runs.db")
     key = await store.register(registration(count))
     publisher = Publisher(connect(broker))
@@ -175,15 +197,15 @@ async def _accept_and_publish(broker: RabbitMQ, folder: Path, count: int, batch:
             ]
             await store.accept(runs)
 
-    began = time.perf_counter()
+    watch = Stopwatch()
     await asyncio.gather(*(caller() for _ in range(CALLERS)))
     await done.wait()
-    seconds = time.perf_counter() - began
+    measured = watch.stop(count)
     stop.set()
     await running
     await asyncio.to_thread(publisher.stop)
     await store.close()
-    return seconds
+    return measured
 
 
 def main() -> None:
@@ -193,10 +215,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1000, help="Runs of one claim")
     parser.add_argument("--ahead", type=int, default=1000, help="unconfirmed messages of the raw side")
     options = parser.parse_args()
+    gc.collect()
+    gc.freeze()  # as Maestro does once it is loaded
     with RabbitMQ() as broker:
         raw_side(broker, options.messages // 4, options.ahead)
         our_side(broker, options.messages // 4, options.batch)
-        ratios, raws, ours = [], [], []
+        pairs: list[tuple[Measured, Measured]] = []
         for repeat in range(options.repeats):
             # Whoever goes second finds a warmer broker: they take turns at it.
             if repeat % 2:
@@ -205,14 +229,18 @@ def main() -> None:
             else:
                 raw = raw_side(broker, options.messages, options.ahead)
                 own = our_side(broker, options.messages, options.batch)
-            ratios.append(own / raw)
-            raws.append(raw)
-            ours.append(own)
-            print(f"raw {raw:8.0f}/s   accept and publish {own:8.0f}/s   ratio {own / raw:.2f}", flush=True)
+            pairs.append((raw, own))
+            print(f"raw {raw}   accept and publish {own}   ratio {own.rate / raw.rate:.2f}", flush=True)
+    report(pairs, options.messages)
+
+
+def report(pairs: Sequence[tuple[Measured, Measured]], messages: int) -> None:
+    ratios = [own.rate / raw.rate for raw, own in pairs]
+    raw, own = ([pair[side].rate for pair in pairs] for side in (0, 1))
     print(
         f"accept and publish / raw publisher: {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f}-{max(ratios):.2f}, {options.repeats} pairs of {options.messages}); goal {GOAL}\n"
-        f"medians: raw {statistics.median(raws):.0f}/s, accept and publish {statistics.median(ours):.0f}/s"
+        f"({min(ratios):.2f}-{max(ratios):.2f}, {len(pairs)} pairs of {messages}); goal {GOAL}\n"
+        f"medians: raw {statistics.median(raw):.0f}/s, accept and publish {statistics.median(own):.0f}/s"
     )
 
 
