@@ -72,7 +72,7 @@ class ReportsApi:
     def _halves(self, items: Sequence[bytes], status: int) -> list[wire.Answer]:
         """One item that the API can't take must not hold up the others: find it."""
         if len(items) == 1:
-            return [wire.Answer(status, "InvalidReport", "the API refused the report")]
+            return [{"status": status, "reason": "InvalidReport", "message": "the API refused the report"}]
         middle = len(items) // 2
         return self.send(items[:middle]) + self.send(items[middle:])
 

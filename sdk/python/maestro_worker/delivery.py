@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from pydantic_core import from_json
@@ -56,30 +55,14 @@ def read(connection: int, tag: int, redelivered: bool, headers: Mapping[str, Any
     if not isinstance(content, dict) or not isinstance(content.get("job_id"), str):
         raise NotARun("the body has no job_id")
     headers = headers or {}
-    message = message_of(content)
     return Delivery(
         connection,
         tag,
-        message,
+        Message(content["job_id"], content),
         redelivered,
         _integer(headers.get("maestro-pub")),
         _integer(headers.get("maestro-epoch")),
         _text(headers.get("maestro-store")),
-    )
-
-
-def message_of(content: Mapping[str, Any]) -> Message:
-    """What a message's body says about its Run."""
-    parameters = content.get("parameters")
-    return Message(
-        content["job_id"],
-        _text(content.get("automation_id")),
-        _text(content.get("solution")),
-        _text(content.get("script_path")),
-        _time(content.get("scheduled_time")),
-        _text(content.get("reprocessing")),
-        _text(content.get("traceparent")),
-        parameters if isinstance(parameters, dict) else None,
     )
 
 
@@ -89,12 +72,3 @@ def _text(value: object) -> str | None:
 
 def _integer(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _time(value: object) -> datetime | None:
-    if not isinstance(value, str):
-        return None
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        return None

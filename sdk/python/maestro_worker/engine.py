@@ -54,13 +54,13 @@ class Stop:
     """Take nothing new, finish what runs; a second one doesn't wait for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Ended:
     run: Run
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Touched:
     run: Run
 
@@ -69,22 +69,21 @@ class _Touched:
 class _Hand:
     """A Run in hand: its start is on its way, or it runs, or its end is on its way."""
 
+    job: str
     delivery: Delivery
     run: Run | None = None
+    attempt: wire.Attempt | None = None
     running: bool = False
     heartbeat_every: float = LONGEST_HEARTBEAT
     sent: float = 0.0
     beating: bool = False
     cancel_asked: bool = False
     handed_back: bool = False
+    outcome: Outcome | None = None
     refused: bool = False
 
-    @property
-    def job(self) -> str:
-        return self.delivery.message.job
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     """A report in the outbox, and what to do with its answer."""
 
@@ -125,7 +124,7 @@ class Engine:
     ) -> None:
         self._api = api
         self._transport = transport
-        self._identity = identity
+        self._reporter = wire.Reporter(identity)
         self._drain_timeout = drain_timeout
         self._once = once
         self._tell = ended
@@ -325,11 +324,11 @@ class Engine:
             if delivery.message.job in self._in_hand:
                 self._on_delivery(delivery)
                 continue
-            hand = self._in_hand[delivery.message.job] = _Hand(delivery)
+            job = delivery.message.job
+            hand = self._in_hand[job] = _Hand(job, delivery)
             self._free -= 1
-            start = wire.start(
-                hand.job,
-                self._identity,
+            start = self._reporter.start(
+                job,
                 pub=delivery.pub,
                 epoch=delivery.epoch,
                 store=delivery.store,
@@ -341,29 +340,36 @@ class Engine:
         hand = item.hand
         if _again(answer):
             self._repeat(item)
-        elif answer.status == 200:
+        elif answer["status"] == 200:
             self._started(hand, answer)
         else:
             self._free += 1
-            refused = answer.status != 409
+            refused = answer["status"] != 409
             if refused:
-                logger.warning("Run %s can't be started: %s %s", hand.job, answer.status, answer.reason)
-            self._tell(hand.job, answer.reason or str(answer.status))
+                logger.warning("Run %s can't be started: %s", hand.job, _said(answer))
+            self._tell(hand.job, answer.get("reason") or str(answer["status"]))
             self._let_go(hand, reject=refused)
 
     def _started(self, hand: _Hand, answer: Answer) -> None:
         message = hand.delivery.message
-        parameters = answer.parameters if answer.parameters is not None else message.parameters
-        attempt = answer.attempt or 1
-        touch = self._function_touched
-        hand.run = Run(message, attempt=attempt, parameters=parameters or {}, timeout=answer.timeout, touch=touch)
+        parameters, attempt = answer.get("parameters"), answer.get("attempt") or 1
+        if parameters is None:
+            parameters = message.parameters or {}
+        hand.attempt = self._reporter.attempt(hand.job, attempt)
+        hand.run = Run(
+            message,
+            attempt=attempt,
+            parameters=parameters,
+            timeout=answer.get("timeout"),
+            touch=self._function_touched,
+        )
         if self._draining:
             self._free += 1
             self._hand_back(hand)
             return
-        if answer.cancellation_requested:
+        if answer.get("cancellation_requested"):
             self._cancel(hand)
-        patience = answer.heartbeat_timeout or DEFAULT_HEARTBEAT_TIMEOUT
+        patience = answer.get("heartbeat_timeout") or DEFAULT_HEARTBEAT_TIMEOUT
         hand.heartbeat_every = min(LONGEST_HEARTBEAT, patience / 3)
         hand.sent = self._clock()
         hand.running = True
@@ -382,18 +388,17 @@ class Engine:
 
     def _say(self, hand: _Hand, now: float) -> None:
         """Report the log lines and the progress that have gathered."""
-        run = hand.run
-        if run is None:
+        run, attempt = hand.run, hand.attempt
+        if run is None or attempt is None or not run.has_news:
             return
         run.taken()
         lines = run.take_lines()
         for first in range(0, len(lines), wire.MAX_LINES):
-            body = wire.log(hand.job, run.attempt, self._identity, lines[first : first + wire.MAX_LINES])
+            body = attempt.log(lines[first : first + wire.MAX_LINES])
             self._outbox.append(_Item(body, hand, self._lines_answered))
         progress = run.take_progress()
         if progress is not None:
-            body = wire.progress(hand.job, run.attempt, self._identity, progress)
-            self._outbox.append(_Item(body, hand, self._progress_answered))
+            self._outbox.append(_Item(attempt.progress(progress), hand, self._progress_answered))
         hand.sent = now
 
     def _beat(self, now: float) -> None:
@@ -402,14 +407,13 @@ class Engine:
             return
         self._next_beat = float("inf")
         for hand in self._in_hand.values():
-            if not hand.running or hand.run is None:
+            if not hand.running or hand.attempt is None:
                 continue
             if now >= hand.sent + hand.heartbeat_every:
                 hand.sent = now
                 if not hand.beating:
                     hand.beating = True
-                    beat = wire.progress(hand.job, hand.run.attempt, self._identity)
-                    self._outbox.append(_Item(beat, hand, self._progress_answered))
+                    self._outbox.append(_Item(hand.attempt.progress(), hand, self._progress_answered))
             self._next_beat = min(self._next_beat, hand.sent + hand.heartbeat_every)
 
     def _lines_answered(self, item: _Item, answer: Answer) -> None:
@@ -425,15 +429,15 @@ class Engine:
     def _heard(self, hand: _Hand, answer: Answer) -> None:
         if not hand.running or hand.run is None or _again(answer):
             return
-        if answer.status == 200:
-            if answer.cancellation_requested:
+        if answer["status"] == 200:
+            if answer.get("cancellation_requested"):
                 self._cancel(hand)
-        elif answer.status in (403, 404, 409):
+        elif answer["status"] in (403, 404, 409):
             if not hand.run.fenced:
-                logger.warning("Run %s attempt %d is no longer ours: %s", hand.job, hand.run.attempt, answer.reason)
+                logger.warning("Run %s attempt %d is no longer ours: %s", hand.job, hand.run.attempt, _said(answer))
             hand.run.fence()
         else:
-            logger.warning("Run %s: the API refused a report: %s %s", hand.job, answer.status, answer.reason)
+            logger.warning("Run %s: the API refused a report: %s", hand.job, _said(answer))
 
     def _cancel(self, hand: _Hand) -> None:
         hand.cancel_asked = True
@@ -466,40 +470,40 @@ class Engine:
             if outcome.trace:
                 run.log(outcome.trace, "ERROR")
         self._say(hand, self._clock())
-        self._send_finish(hand, run, outcome)
+        self._send_finish(hand, outcome)
 
-    def _send_finish(self, hand: _Hand, run: Run, outcome: Outcome) -> None:
-        def answered(item: _Item, answer: Answer) -> None:
-            self._finish_answered(item, answer, run, outcome)
+    def _send_finish(self, hand: _Hand, outcome: Outcome) -> None:
+        assert hand.attempt is not None
+        hand.outcome = outcome
+        self._outbox.append(_Item(hand.attempt.finish(outcome), hand, self._finish_answered))
 
-        body = wire.finish(run.id, run.attempt, self._identity, outcome)
-        self._outbox.append(_Item(body, hand, answered))
-
-    def _finish_answered(self, item: _Item, answer: Answer, run: Run, outcome: Outcome) -> None:
+    def _finish_answered(self, item: _Item, answer: Answer) -> None:
         hand = item.hand
         if _again(answer):
             self._repeat(item)
             return
-        if answer.status in (400, 413, 422) and not hand.refused:
+        status = answer["status"]
+        if status in (400, 413, 422) and not hand.refused:
             hand.refused = True
-            message = answer.message or "Maestro refused the result"
+            message = answer.get("message") or "Maestro refused the result"
             refused = Outcome("failed", error_class="InvalidResult", kind="technical", message=message)
-            logger.warning("Run %s: Maestro refused the result; the attempt is reported as failed", run.id)
-            self._send_finish(hand, run, refused)
+            logger.warning("Run %s: Maestro refused the result; the attempt is reported as failed", hand.job)
+            self._send_finish(hand, refused)
             return
-        if answer.status != 200:
-            logger.warning("Run %s attempt %d: its result is dropped: %s", run.id, run.attempt, answer.reason)
-        self._tell(run.id, outcome if answer.status == 200 else answer.reason or str(answer.status))
+        if status == 200 and hand.outcome is not None:
+            self._tell(hand.job, hand.outcome)
+        else:
+            logger.warning("Run %s: its result is dropped: %s", hand.job, _said(answer))
+            self._tell(hand.job, answer.get("reason") or str(status))
         self._let_go(hand)
 
     def _hand_back(self, hand: _Hand) -> None:
         """The Run goes to another worker, without costing an attempt."""
         hand.running, hand.handed_back = False, True
         self._touched.pop(hand.job, None)
-        if hand.run is not None:
+        if hand.attempt is not None:
             self._say(hand, self._clock())
-            body = wire.release(hand.job, hand.run.attempt, self._identity)
-            self._outbox.append(_Item(body, hand, self._release_answered))
+            self._outbox.append(_Item(hand.attempt.release(), hand, self._release_answered))
 
     def _release_answered(self, item: _Item, answer: Answer) -> None:
         if _again(answer):
@@ -552,4 +556,9 @@ class Engine:
 
 
 def _again(answer: Answer) -> bool:
-    return answer.status >= 500 or answer.status == 429
+    status: int = answer["status"]
+    return status >= 500 or status == 429
+
+
+def _said(answer: Answer) -> str:
+    return " ".join(str(answer[name]) for name in ("status", "reason", "message") if answer.get(name))

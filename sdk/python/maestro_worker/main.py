@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json
 
-from maestro_worker import delivery
 from maestro_worker.api import ReportsApi
 from maestro_worker.broker import Consumer
 from maestro_worker.delivery import Delivery
@@ -22,6 +21,7 @@ from maestro_worker.environment import Environment
 from maestro_worker.errors import UsageError
 from maestro_worker.logs import RunLogHandler
 from maestro_worker.outcome import Outcome
+from maestro_worker.run import Message
 from maestro_worker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -113,11 +113,10 @@ def _serve_run(worker: Worker[Any, Any], environment: Environment, api: ReportsA
     )
     _stop_on_signals(engine)
     content = {
-        "job_id": environment.run_id,
         "automation_id": environment.automation,
         "parameters": _parameters(environment.parameters_file),
     }
-    engine.receive(Delivery(0, 0, delivery.message_of(content), False, None, None, None))
+    engine.receive(Delivery(0, 0, Message(environment.run_id, content), False, None, None, None))
     complete = engine.serve()
     return exit_code(ends[-1]) if complete and ends else TECHNICAL
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from maestro_worker.errors import Canceled, Fenced
@@ -54,18 +55,44 @@ class Progress:
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class Message:
-    """What the message of a Run (or the environment of its Job) says about it."""
+    """What the message of a Run (or the environment of its Job) says about it.
 
-    job: str
-    automation: str | None = None
-    solution: str | None = None
-    script_path: str | None = None
-    scheduled_time: datetime | None = None
-    reprocessing: str | None = None
-    traceparent: str | None = None
-    parameters: Mapping[str, Any] | None = field(default=None, repr=False)
+    Parameters
+    ----------
+    job
+        The Run's id.
+    content
+        The message's body; fields are read when they are asked for, as most functions ask for none.
+    """
+
+    __slots__ = ("_content", "job")
+
+    def __init__(self, job: str, content: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.job = job
+        self._content = content
+
+    def __repr__(self) -> str:
+        return f"Message(job={self.job!r})"
+
+    def text(self, name: str) -> str | None:
+        """A text field; None where it is absent or something else."""
+        value = self._content.get(name)
+        return value if isinstance(value, str) else None
+
+    def time(self, name: str) -> datetime | None:
+        """A timestamp; None where it is absent or something else."""
+        value = self.text(name)
+        try:
+            return None if value is None else datetime.fromisoformat(value)
+        except ValueError:
+            return None
+
+    @property
+    def parameters(self) -> Mapping[str, Any] | None:
+        """The Run's parameters, where the message carries them."""
+        value = self._content.get("parameters")
+        return value if isinstance(value, dict) else None
 
 
 class Run:
@@ -131,28 +158,28 @@ class Run:
 
     @property
     def automation(self) -> str | None:
-        return self._message.automation
+        return self._message.text("automation_id")
 
     @property
     def solution(self) -> str | None:
-        return self._message.solution
+        return self._message.text("solution")
 
     @property
     def script_path(self) -> str | None:
-        return self._message.script_path
+        return self._message.text("script_path")
 
     @property
     def scheduled_time(self) -> datetime | None:
-        return self._message.scheduled_time
+        return self._message.time("scheduled_time")
 
     @property
     def reprocessing(self) -> str | None:
-        return self._message.reprocessing
+        return self._message.text("reprocessing")
 
     @property
     def traceparent(self) -> str | None:
         """The W3C trace context of whoever submitted the Run."""
-        return self._message.traceparent
+        return self._message.text("traceparent")
 
     @property
     def cancelled(self) -> bool:
@@ -216,6 +243,11 @@ class Run:
         """The latest progress if it waits to be sent; it is the caller's from now on."""
         progress, self._progress = self._progress, None
         return progress
+
+    @property
+    def has_news(self) -> bool:
+        """Lines or progress wait to be taken."""
+        return self._dirty
 
     def taken(self) -> None:
         """Say that lines and progress are about to be taken: the next ones are worth a new `touch`."""

@@ -48,13 +48,13 @@ class FakeRun(Run):
         canceled: bool = False,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        message = Message(
-            job=id or str(uuid.uuid4()),
-            automation="test.automation",
-            solution="test.test",
-            scheduled_time=scheduled_time,
-            reprocessing=reprocessing,
-        )
+        content = {
+            "automation_id": "test.automation",
+            "solution": "test.test",
+            "scheduled_time": None if scheduled_time is None else scheduled_time.isoformat(),
+            "reprocessing": reprocessing,
+        }
+        message = Message(id or str(uuid.uuid4()), content)
         super().__init__(message, attempt=attempt, parameters=parameters or {}, touch=FakeRun._record)
         self.reports: list[Progress] = []
         self.lines: list[Line] = []

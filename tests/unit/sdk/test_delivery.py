@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from maestro_worker.delivery import NotARun, read
+from maestro_worker.run import Run
 
 BODY = b"""{"job_id":"j","automation_id":"ns.name","script_path":"a/b.py","solution":"ns.ns","attempt":1,
 "scheduled_time":"2026-01-02T03:04:05+00:00","reprocessing":"fix","traceparent":"00-1-2-01","parameters":{"a":1}}"""
@@ -18,11 +19,11 @@ def test_a_message() -> None:
     delivery = read(1, 9, True, HEADERS, BODY)
     assert (delivery.connection, delivery.tag, delivery.redelivered) == (1, 9, True)
     assert (delivery.pub, delivery.epoch, delivery.store) == (5, 2, "store")
-    message = delivery.message
-    assert (message.job, message.automation, message.solution) == ("j", "ns.name", "ns.ns")
-    assert (message.script_path, message.reprocessing, message.traceparent) == ("a/b.py", "fix", "00-1-2-01")
-    assert message.scheduled_time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert message.parameters == {"a": 1}
+    run = Run(delivery.message, attempt=2, parameters={})
+    assert (run.id, run.automation, run.solution) == ("j", "ns.name", "ns.ns")
+    assert (run.script_path, run.reprocessing, run.traceparent) == ("a/b.py", "fix", "00-1-2-01")
+    assert run.scheduled_time == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert delivery.message.parameters == {"a": 1}
     assert "{'a': 1}" not in repr(delivery)
 
 
@@ -30,14 +31,15 @@ def test_a_message_with_nothing_but_its_run() -> None:
     delivery = read(1, 1, False, None, b'{"job_id":"j","scheduled_time":null}')
     assert (delivery.pub, delivery.epoch, delivery.store) == (None, None, None)
     assert delivery.message.parameters is None
-    assert delivery.message.scheduled_time is None
+    assert Run(delivery.message, attempt=1, parameters={}).scheduled_time is None
 
 
 def test_odd_headers_and_fields_are_left_out() -> None:
     odd: dict[str, Any] = {"maestro-pub": "5", "maestro-epoch": True, "maestro-store": 1}
     delivery = read(1, 1, False, odd, b'{"job_id":"j","scheduled_time":"soon","solution":4,"parameters":[1]}')
     assert (delivery.pub, delivery.epoch, delivery.store) == (None, None, None)
-    assert delivery.message.scheduled_time is delivery.message.solution is delivery.message.parameters is None
+    run = Run(delivery.message, attempt=1, parameters={})
+    assert (run.scheduled_time, run.solution, delivery.message.parameters) == (None, None, None)
 
 
 def test_which_copies_are_of_one_publication() -> None:

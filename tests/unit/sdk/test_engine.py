@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.unit.sdk.world import World, until
+from tests.unit.sdk.world import World, answer, until
 
 from maestro_worker import BusinessError, Canceled, NothingToDo, Run, current_run, worker
 from maestro_worker.wire import Answer
@@ -234,7 +234,7 @@ def test_heartbeats_while_the_function_is_silent() -> None:
 @pytest.mark.parametrize("reason", ["running", "ended", "notDue"])
 def test_a_refused_start_is_acknowledged_without_work(reason: str) -> None:
     with World(double) as world:
-        world.api.answers.append(("start", Answer(409, reason)))
+        world.api.answers.append(("start", answer(409, reason)))
         world.run("a", number=1)
         until(lambda: world.transport.done == [(1, 1)])
         assert world.ends == [("a", reason)]
@@ -243,10 +243,12 @@ def test_a_refused_start_is_acknowledged_without_work(reason: str) -> None:
     assert [item["job"] for item in world.api.said("finish")] == ["b"]
 
 
-@pytest.mark.parametrize("answer", [Answer(404, "UnknownRun"), Answer(403, "NotYourRun"), Answer(422, "InvalidReport")])
-def test_a_run_that_is_unknown_or_not_ours_is_rejected(answer: Answer) -> None:
+@pytest.mark.parametrize(
+    "refusal", [answer(404, "UnknownRun"), answer(403, "NotYourRun"), answer(422, "InvalidReport")]
+)
+def test_a_run_that_is_unknown_or_not_ours_is_rejected(refusal: Answer) -> None:
     with World(double) as world:
-        world.api.answers.append(("start", answer))
+        world.api.answers.append(("start", refusal))
         world.run("a", number=1)
         until(lambda: world.transport.rejected == [(1, 1)])
         assert world.transport.done == []
@@ -283,10 +285,10 @@ def test_the_result_of_a_fenced_attempt_is_dropped(gate: Gate, caplog: pytest.Lo
 
 def test_a_finish_that_comes_too_late_is_said_and_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
     with World(double) as world:
-        world.api.answers.append(("finish", Answer(409, "fenced")))
+        world.api.answers.append(("finish", answer(409, "fenced")))
         world.run("a", number=1)
         until(lambda: world.transport.done)
-    assert "Run a attempt 1: its result is dropped: fenced" in caplog.text
+    assert "Run a: its result is dropped: 409 fenced" in caplog.text
 
 
 def test_while_the_api_is_away_messages_are_held_and_nothing_is_lost() -> None:
@@ -325,7 +327,7 @@ def test_an_item_that_the_store_could_not_take_is_said_again(op: str) -> None:
         run.log("hello")
 
     with World(work) as world:
-        world.api.answers.append((op, Answer(503, "StoreUnavailable")))
+        world.api.answers.append((op, answer(503, "StoreUnavailable")))
         world.run("a")
         until(lambda: world.transport.done)
         until(lambda: len(world.api.said(op)) == 2)
@@ -333,7 +335,7 @@ def test_an_item_that_the_store_could_not_take_is_said_again(op: str) -> None:
 
 def test_a_result_that_the_api_refuses_becomes_a_failure() -> None:
     with World(double) as world:
-        world.api.answers.append(("finish", Answer(422, "InvalidReport", "result: too deep")))
+        world.api.answers.append(("finish", answer(422, "InvalidReport", "result: too deep")))
         world.run("a", number=1)
         until(lambda: world.transport.done)
     first, second = world.api.said("finish")

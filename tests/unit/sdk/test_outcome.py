@@ -96,15 +96,20 @@ def test_sys_exit_in_a_function_is_a_technical_failure() -> None:
 
 def test_items_on_the_wire() -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    reporter = wire.Reporter("w")
+    attempt = reporter.attempt("j", 1)
     items = [
-        wire.start("j", "w", pub=1, epoch=2, store="s", redelivered=True),
-        wire.start("j", "w", pub=None, epoch=None, store=None, redelivered=False),
-        wire.log("j", 1, "w", [Line("INFO", "hello", at), Line("ERROR", "look", at, actionable=True)]),
-        wire.progress("j", 1, "w", Progress(0, 10, "begin")),
-        wire.progress("j", 1, "w"),
-        wire.finish("j", 1, "w", Outcome("completed", b'{"n":1}')),
-        wire.finish("j", 1, "w", Outcome("failed", error_class="E", kind="business", message="m")),
-        wire.release("j", 1, "w"),
+        reporter.start("j", pub=1, epoch=2, store="s", redelivered=True),
+        reporter.start("j", redelivered=False),
+        attempt.log([Line("INFO", "hello", at), Line("ERROR", "look", at, actionable=True)]),
+        attempt.progress(Progress(0, 10, "begin")),
+        attempt.progress(Progress()),
+        attempt.progress(),
+        attempt.finish(Outcome("completed")),
+        attempt.finish(Outcome("completed", b'{"n":1}')),
+        attempt.finish(Outcome("completed_no_invoices", b"[]", message="none")),
+        attempt.finish(Outcome("failed", error_class="E", kind="business", message="m")),
+        attempt.release(),
     ]
     held = {"job": "j", "attempt": 1, "worker": "w"}
     stamp = "2026-01-02T03:04:05Z"
@@ -121,13 +126,21 @@ def test_items_on_the_wire() -> None:
         },
         {"op": "progress", **held, "done": 0, "total": 10, "text": "begin"},
         {"op": "progress", **held},
+        {"op": "progress", **held},
+        {"op": "finish", **held, "status": "completed"},
         {"op": "finish", **held, "status": "completed", "result": {"n": 1}},
+        {"op": "finish", **held, "status": "completed_no_invoices", "message": "none", "result": []},
         {"op": "finish", **held, "status": "failed", "error_class": "E", "kind": "business", "message": "m"},
         {"op": "release", **held},
     ]
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b"nonsense", b"[{}]", b"[1]"])
+def test_odd_ids_stay_json() -> None:
+    odd = 'a"b\\c'
+    assert json.loads(wire.Reporter(odd).attempt(odd, 1).progress())["job"] == odd
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"nonsense", b"[{}]", b"[1]", b'[{"status":"200"}]'])
 def test_answers_that_are_none(body: bytes) -> None:
     with pytest.raises(ValueError):
         wire.answers(body, 1)

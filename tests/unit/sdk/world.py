@@ -26,6 +26,12 @@ def until(condition: Callable[[], object], patience: float = 10.0) -> None:
         time.sleep(0.002)
 
 
+def answer(status: int, reason: str | None = None, message: str | None = None, **more: Any) -> Answer:
+    """An answer to one report; what isn't set is left out, as the API does."""
+    given = {"status": status, "reason": reason, "message": message} | more
+    return {key: value for key, value in given.items() if value is not None}
+
+
 @dataclass
 class Api:
     """Answers reports as the store would, without leases; everything that was said is in `items`."""
@@ -63,27 +69,34 @@ class Api:
         return [item for item in self.items if item["op"] == op and job in (None, item["job"])]
 
     def _answer(self, item: dict[str, Any]) -> Answer:
-        for index, (op, answer) in enumerate(self.answers):
+        for index, (op, prepared) in enumerate(self.answers):
             if op == item["op"]:
                 del self.answers[index]
-                return answer
+                return prepared
         job = item["job"]
         state = self.states.get(job)
         if item["op"] == "start":
             if state is None:
-                return Answer(404, "UnknownRun")
+                return answer(404, "UnknownRun")
             if state == "Queued" or (state == "Running" and self.holders[job] == item["worker"]):
                 self.states[job], self.holders[job] = "Running", item["worker"]
                 given = self.parameters.get(job, {})
-                return Answer(200, None, None, 1, given, self.heartbeat_timeout, 60.0, job in self.canceling)
-            return Answer(409, "running" if state == "Running" else "ended")
+                return answer(
+                    200,
+                    attempt=1,
+                    parameters=given,
+                    heartbeat_timeout=self.heartbeat_timeout,
+                    timeout=60.0,
+                    cancellation_requested=job in self.canceling,
+                )
+            return answer(409, "running" if state == "Running" else "ended")
         if job in self.fenced:
-            return Answer(409, "fenced")
+            return answer(409, "fenced")
         if item["op"] == "finish":
             self.states[job] = item["status"]
         elif item["op"] == "release":
             self.states[job] = "Pending"
-        return Answer(200, cancellation_requested=job in self.canceling)
+        return answer(200, cancellation_requested=job in self.canceling)
 
 
 class Transport:
@@ -144,7 +157,7 @@ class World:
 
     def deliver(self, job: str, *, connection: int = 1, pub: int = 1, redelivered: bool = False) -> int:
         self._tag += 1
-        message = Message(job, "ns.name", "ns.ns")
+        message = Message(job, {"automation_id": "ns.name"})
         self.engine.receive(Delivery(connection, self._tag, message, redelivered, pub, 1, "store"))
         return self._tag
 
