@@ -35,6 +35,8 @@ PACKAGES = (
 )
 READY_SECONDS = 120.0
 GIB = 2**30
+# A socket's path has room for 107 bytes, and the kubelet adds up to 40.
+LONGEST_STATE_PATH = 64
 SYSTEM_IMAGES = ("pause", "coredns", "base")
 
 
@@ -202,6 +204,11 @@ class NativeCluster(Cluster):
             raise UnsupportedError("the native cluster needs Linux; elsewhere start a Docker engine (backend kind)")
         if os.geteuid() != 0:
             raise UnsupportedError("the native cluster needs root; without it start a Docker engine (backend kind)")
+        if len(str(self.folder)) > LONGEST_STATE_PATH:
+            raise UnsupportedError(
+                f"MAESTRO_CLUSTER_STATE={self.folder} is too long: at most {LONGEST_STATE_PATH} characters, "
+                f"because the kubelet's sockets lie below it"
+            )
 
     def _prepare_machine(self) -> None:
         packages.require(*PACKAGES)

@@ -6,6 +6,8 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.harness]
 PRIVATE = ("/run", "/var/lib/cni", "/var/lib/kubelet", "/var/log/containers")
 
 
-def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path: the kubelet's sockets lie deep below it."""
+    with tempfile.TemporaryDirectory(prefix="maestro-life-") as folder:
+        yield Path(folder)
+
+
+def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(short: Path) -> None:
     assert sys.platform.startswith("linux"), "the native cluster needs Linux"
     assert os.geteuid() == 0, "the native cluster needs root"
-    state = tmp_path / "state"
+    state = short / "state"
     made = [folder for folder in map(Path, PRIVATE) if not folder.exists()]
     for folder in made:
         folder.mkdir(parents=True)
@@ -37,8 +46,8 @@ def test_a_cluster_lives_crashes_comes_back_and_leaves_nothing(tmp_path: Path) -
             env={
                 **os.environ,
                 "MAESTRO_CLUSTER_STATE": str(state),
-                "MAESTRO_CLUSTER_KUBECONFIG": str(tmp_path / "kubeconfig"),
-                "TMPDIR": str(tmp_path),
+                "MAESTRO_CLUSTER_KUBECONFIG": str(short / "kubeconfig"),
+                "TMPDIR": str(short),
             },
             capture_output=True,
             text=True,
