@@ -156,20 +156,24 @@ class Process:
     async def _serve_api(self, store: RunStore, cache: ObjectCache) -> None:
         settings = self._settings
         key = ApiKey(settings.worker_api_key_file) if settings.worker_api_key_file else None
-        owners = KubePodOwners(self._kube)
+        # A client of its own: whoever tries bad tokens must not use up what the controllers may ask.
+        reviews = await KubeClient.connect(rate=Rate(qps=settings.kube_qps, burst=settings.kube_burst))
         services = Services(
             store=store,
             catalog=CacheCatalog(cache),
-            authenticator=Authenticator(self._kube, owners, audience=settings.token_audience, api_key=key),
+            authenticator=Authenticator(reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key),
             settings=settings,
             stopping=self._stop,
         )
-        await run_until(
-            self._stop,
-            _serve(create_app(services), settings.http_host, settings.http_port, self._stop),
-            _serve(create_gateway_app(services), settings.http_host, settings.gateway_port, self._stop),
-            grace=15.0,
-        )
+        try:
+            await run_until(
+                self._stop,
+                _serve(create_app(services), settings.http_host, settings.http_port, self._stop),
+                _serve(create_gateway_app(services), settings.http_host, settings.gateway_port, self._stop),
+                grace=15.0,
+            )
+        finally:
+            await reviews.close()
 
     # -- the controller
 

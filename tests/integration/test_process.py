@@ -1,0 +1,224 @@
+"""The whole program as its own process: `maestro run` against a real API server, broker and store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import urllib3
+from tests.cluster import ports
+from tests.cluster.apiserver import ApiServer
+from tests.cluster.postgres import Postgres
+from tests.cluster.process import wait_for
+from tests.cluster.rabbitmq import RabbitMQ
+
+HTTP = urllib3.PoolManager(retries=False, timeout=10.0)
+
+
+class Maestro:
+    """One process of the program, with its log in a file."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, name: str, **settings: object) -> None:
+        self.http, self.metrics, self.gateway = ports.reserve(), ports.reserve(), ports.reserve()
+        ours = {
+            "http_host": "127.0.0.1",
+            "http_port": self.http,
+            "metrics_port": self.metrics,
+            "gateway_port": self.gateway,
+            "identity": name,
+            "log_format": "text",
+            **settings,
+        }
+        self.log = folder / f"{name}.log"
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "maestro", "run"],
+                env={**environment, **{f"MAESTRO_{key.upper()}": str(value) for key, value in ours.items()}},
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def ready(self) -> bool:
+        """Whether its readiness check passes."""
+        assert self.process.poll() is None, f"it ended:\n{self.log.read_text()[-3000:]}"
+        try:
+            return HTTP.request("GET", f"http://127.0.0.1:{self.metrics}/readyz").status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def await_ready(self) -> None:
+        wait_for(f"readiness, see {self.log}", lambda: self.ready, timeout=60)
+
+    def call(self, token: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """One request to the API."""
+        headers = {"Authorization": f"Bearer {token}"}
+        content = None if body is None else json.dumps(body).encode()
+        answer = HTTP.request(method, f"http://127.0.0.1:{self.http}/api/v1{path}", body=content, headers=headers)
+        return answer.status, json.loads(answer.data)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=40)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def namespace(apiserver: ApiServer, rabbitmq: RabbitMQ) -> Iterator[str]:
+    """A namespace with the broker's Secret in it."""
+    rabbitmq.reset()
+    with apiserver.namespace("process") as name:
+        amqp, management = urlsplit(rabbitmq.amqp_url), urlsplit(rabbitmq.management_url)
+        apiserver.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "type": "maestro-operator.io/broker",
+                "metadata": {"name": "broker", "namespace": name},
+                "stringData": {
+                    "username": rabbitmq.user,
+                    "password": rabbitmq.password,
+                    "host": str(amqp.hostname),
+                    "port": str(amqp.port),
+                    "management-port": str(management.port),
+                },
+            }
+        )
+        yield name
+
+
+@pytest.fixture
+def environment(apiserver: ApiServer, namespace: str, tmp_path: Path) -> dict[str, str]:
+    """What every process of an installation shares."""
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith("MAESTRO_")},
+        "KUBECONFIG": str(apiserver.kubeconfig),
+        "MAESTRO_NAMESPACE": namespace,
+        "MAESTRO_WATCH_NAMESPACES": namespace,
+        "MAESTRO_BROKER_SECRET": "broker",
+        "MAESTRO_BROKER_MANAGED": "false",
+        "MAESTRO_STORE_URL": f"sqlite:///{tmp_path}/maestro.db",
+        "MAESTRO_RESYNC_SECONDS": "2",
+    }
+
+
+@contextmanager
+def running(*processes: Maestro) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def automation(apiserver: ApiServer, namespace: str, name: str) -> None:
+    """Apply an Automation whose workers live elsewhere, and wait until it is Ready."""
+    apiserver.apply(
+        {
+            "apiVersion": "maestro-operator.io/v1alpha1",
+            "kind": "Automation",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {},
+        }
+    )
+    apiserver.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"automation/{name}", "--timeout=60s")
+
+
+def token_of(apiserver: ApiServer, namespace: str) -> str:
+    """A person's token that may do everything in the namespace."""
+    apiserver.kubectl("-n", namespace, "create", "serviceaccount", "person")
+    apiserver.kubectl("create", "clusterrolebinding", f"{namespace}-person", "--clusterrole=cluster-admin",
+                      f"--serviceaccount={namespace}:person")  # fmt: skip
+    return apiserver.kubectl("-n", namespace, "create", "token", "person").strip()
+
+
+def queued(rabbitmq: RabbitMQ, namespace: str, name: str) -> int:
+    """Messages on an Automation's queue, as the broker says."""
+    found = rabbitmq.api("GET", f"/api/queues/%2F/maestro.{namespace}.{name}", missing_ok=True)
+    return int((found or {}).get("messages", 0))
+
+
+def test_outages_need_no_restart(
+    apiserver: ApiServer, rabbitmq: RabbitMQ, namespace: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    maestro = Maestro(environment, tmp_path, "only")
+    with running(maestro):
+        maestro.await_ready()
+        automation(apiserver, namespace, "first")
+
+        apiserver.kill()
+        assert maestro.ready, "an API server that is away doesn't take the process down"
+        apiserver.restart()
+        automation(apiserver, namespace, "second")
+
+        rabbitmq.restart()
+        automation(apiserver, namespace, "third")
+
+        token = token_of(apiserver, namespace)
+        status, body = maestro.call(token, "POST", f"/automations/{namespace}.third/execute", {})
+        assert (status, body["status"]) == (202, "pending")
+        wait_for("the message", lambda: queued(rabbitmq, namespace, "third") == 1, timeout=60)
+        assert maestro.stop() == 0
+
+
+def test_settings_that_cannot_be_used_are_named(environment: dict[str, str]) -> None:
+    environment |= {"MAESTRO_HTTP_PORT": "eighty", "MAESTRO_ROLE": "king"}
+    done = subprocess.run(
+        [sys.executable, "-m", "maestro", "run"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "MAESTRO_HTTP_PORT" in done.stderr
+    assert "MAESTRO_ROLE" in done.stderr
+    assert "eighty" not in done.stderr, "a value could be a secret"
+
+
+def test_two_controllers_and_two_apis_on_postgresql(
+    apiserver: ApiServer,
+    rabbitmq: RabbitMQ,
+    postgres: Postgres,
+    namespace: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    with postgres.database() as url:
+        url_file = tmp_path / "url"
+        url_file.write_text(url)
+        environment["MAESTRO_STORE_URL_FILE"] = str(url_file)
+        first = Maestro(environment, tmp_path, "first", role="controller")
+        apis = [Maestro(environment, tmp_path, f"api-{n}", role="api") for n in range(2)]
+        with running(first, *apis):
+            first.await_ready()
+            second = Maestro(environment, tmp_path, "second", role="controller")
+            with running(second):
+                for process in (second, *apis):
+                    process.await_ready()
+                automation(apiserver, namespace, "shared")
+                token = token_of(apiserver, namespace)
+                path = f"/automations/{namespace}.shared/execute"
+                for n in range(10):
+                    assert apis[n % 2].call(token, "POST", path, {"n": n})[0] == 202
+                wait_for("ten messages", lambda: queued(rabbitmq, namespace, "shared") == 10, timeout=60)
+
+                first.kill()
+                for n in range(10):
+                    assert apis[n % 2].call(token, "POST", path, {"n": n})[0] == 202
+                wait_for("the second to lead", lambda: queued(rabbitmq, namespace, "shared") >= 20, timeout=90)
+                assert second.stop() == 0
