@@ -42,7 +42,8 @@ lint: setup ## Format, lint, types, import layers, rendered CRDs
 
 .PHONY: test
 test: setup ## Every test: unit, integration, end to end on a real node
-	$(PY) -m pytest
+	$(PY) -m pytest tests/unit tests/integration tests/cluster tests/performance -n 2 --dist loadfile
+	$(PY) -m pytest tests/e2e
 
 .PHONY: generate
 generate: setup build/bin/helm ## Render what is rendered: CRDs, the chart's copy of them, manifests/install.yaml

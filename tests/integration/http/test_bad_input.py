@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from tests.integration.http.api import Api
@@ -24,7 +23,7 @@ EXECUTE = "/api/v1/automations/video/execute"
 RUNS = "/api/v1/automations/video/runs"
 MANY = "/api/v1/automations/video/execute-many"
 REPORTS = "/api/v1/worker/reports"
-NOBODY = str(uuid4())
+NOBODY = "018f0000-0000-7000-8000-00000000dead"
 
 
 @pytest.fixture(scope="module")

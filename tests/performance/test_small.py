@@ -1,0 +1,32 @@
+"""Each benchmark at a small size: it runs to its end and prints its ratio. What the ratio is, is no test's business."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from tests.cluster.paths import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench_dispatch", "--messages", "2000", "--repeats", "1"),
+        ("bench_worker", "--quick", "--concurrency", "16"),
+        ("bench_store", "--runs", "1000"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_it_runs(command: tuple[str, ...]) -> None:
+    module, *arguments = command
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.performance.{module}", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip()
