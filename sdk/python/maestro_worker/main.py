@@ -105,7 +105,8 @@ def _serve_run(worker: Worker[Any, Any], environment: Environment, api: ReportsA
         worker,
         api=api,
         transport=_NoTransport(),
-        identity=environment.new_identity(),
+        # The one process of its pod. Maestro, which sees the container run, begins the attempt under this name too.
+        identity=environment.pod_uid,
         concurrency=1,
         drain_timeout=environment.drain_timeout,
         once=True,
