@@ -42,7 +42,6 @@ from maestro.kube.kinds import AUTOMATION, DEPLOYMENT, JOB, SECRET, SERVICE_ACCO
 from maestro.resources import Automation, names
 from maestro.runs.errors import StoreUnavailable
 from maestro.runs.parameters import InvalidSchema, ParameterValidator
-from maestro.runtime import metrics
 from maestro.runtime.backoff import jittered
 from maestro.runtime.clock import Clock, utcnow
 
@@ -391,7 +390,6 @@ class AutomationReconciler:
         if uid is not None:
             self._memory.pop(uid, None)
             self._store.forget(uid)
-            metrics.forget_automation(f"{key.namespace}.{key.name}")
             self._on_gone(key)
 
 

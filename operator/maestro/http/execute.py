@@ -79,7 +79,7 @@ class Execute:
         given = body.optional_object(await body.read(request, body.PARAMETERS_LIMIT))
         key, registration = await self._directory.find(automation_id)
         run = NewRun(key, self._check(registration, given), user=person.username, traceparent=_traceparent(request))
-        return await self._accept_one(request, automation_id, run, given)
+        return await self._accept_one(request, run, given)
 
     async def run(self, request: Request) -> Response:
         """The body is a RunRequest."""
@@ -88,7 +88,7 @@ class Execute:
         wanted = _wanted(given)
         key, registration = await self._directory.find(automation_id)
         parameters = self._check(registration, wanted.parameters, "parameters.")
-        return await self._accept_one(request, automation_id, _new_run(key, parameters, wanted, person, request), given)
+        return await self._accept_one(request, _new_run(key, parameters, wanted, person, request), given)
 
     async def execute_many(self, request: Request) -> Response:
         """The body is a list, or lines, of RunRequests; either all are accepted or none."""
@@ -103,7 +103,7 @@ class Execute:
             for number, run in enumerate(runs):
                 run.idempotency_key = f"{idempotency_key}#{number}"
                 run.body_hash = digest
-        accepted = await self._accept(automation_id, runs)
+        accepted = await self._accept(runs)
         return json_answer({"items": [_shown(one) for one in accepted]}, 202)
 
     async def last_params(self, request: Request) -> Response:
@@ -158,24 +158,20 @@ class Execute:
             raise HttpError(422, "none was accepted: the list is empty", details=[{"path": "", "rule": "at least one"}])
         return runs
 
-    async def _accept_one(
-        self, request: Request, automation_id: str, run: NewRun, given: Mapping[str, Any]
-    ) -> Response:
+    async def _accept_one(self, request: Request, run: NewRun, given: Mapping[str, Any]) -> Response:
         run.idempotency_key = _idempotency_key(request)
         if run.idempotency_key is not None:
             canonical = json.dumps([request.url.path.rsplit("/", 1)[1], given], sort_keys=True, separators=(",", ":"))
             run.body_hash = hashlib.sha256(canonical.encode()).digest()
-        (accepted,) = await self._accept(automation_id, [run])
+        (accepted,) = await self._accept([run])
         return json_answer(_shown(accepted), 202, {"Location": f"/api/v1/jobs/{accepted.id}"})
 
-    async def _accept(self, automation_id: str, runs: list[NewRun]) -> list[Accepted]:
+    async def _accept(self, runs: list[NewRun]) -> list[Accepted]:
         try:
-            accepted = await self._store.accept(runs)
+            return await self._store.accept(runs)
         except (Backlog, IdempotencyConflict) as error:
             metrics.RUNS_REFUSED.labels(why=_WHY[type(error)]).inc()
             raise
-        metrics.RUNS_ACCEPTED.labels(automation=automation_id).inc(sum(not one.replayed for one in accepted))
-        return accepted
 
 
 def _wanted(given: dict[str, Any]) -> RunRequest:

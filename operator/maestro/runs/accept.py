@@ -101,7 +101,9 @@ def accept(
             answers.append(refusal)
     if len(plan.taken) > before:
         _take_keys(transaction, plan, now)
-    return answers, _insert(transaction, registry, ledger, plan.inserts, now)
+    for automation, n in plan.adding.items():
+        ledger.moved(automation, None, lifecycle.P, n)
+    return answers, _insert(transaction, registry, plan.inserts, now)
 
 
 def _accept_list(
@@ -187,9 +189,7 @@ def _take_keys(transaction: Transaction, plan: _Plan, now: int) -> None:
         raise Retry("an idempotency key was taken by another replica meanwhile")
 
 
-def _insert(
-    transaction: Transaction, registry: Registry, ledger: Ledger, inserts: list[tuple[UUID, NewRun]], now: int
-) -> set[int]:
+def _insert(transaction: Transaction, registry: Registry, inserts: list[tuple[UUID, NewRun]], now: int) -> set[int]:
     if not inserts:
         return set()
     seqs = _seqs(transaction, len(inserts))
@@ -232,7 +232,6 @@ def _insert(
         detail = _detail(seq, run)
         if detail is not None:
             details.append(detail)
-        ledger.moved(run.automation, None, lifecycle.P)
     blocked = keys.enter(transaction, entering) if entering else {}
     transaction.insert("run", _COLUMNS, rows)
     transaction.many(_DETAIL, details)

@@ -13,14 +13,15 @@ from maestro.runs import keys, lifecycle
 from maestro.runs.database import Retry, Row, Sql, Transaction, as_uuid
 from maestro.runs.lifecycle import AttemptEnd, Event, Happening, Run, Step
 from maestro.runs.model import RunPolicy
+from maestro.runs.observed import Observed
 from maestro.runs.registry import Registry
 
 _COLUMNS = """
-    seq, id, automation_id, solution_id, ckey, log_lines, epoch,
+    seq, id, automation_id, solution_id, ckey, log_lines, epoch, accepted_at,
     state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot,
     ckey IS NOT NULL, replay_of IS NOT NULL,
     due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at"""
-_OWN = 7
+_OWN = 8
 _BY_ID = Sql(f"SELECT {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")  # noqa: S608
 _BY_SEQ = Sql(f"SELECT {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")  # noqa: S608
 _KEYS_BY_ID = Sql("SELECT automation_id, ckey FROM run WHERE id {in :ids} AND ckey IS NOT NULL")
@@ -61,6 +62,7 @@ class Tracked:
     log_lines: int
     epoch: int | None
     """Of its only publication; None where it was published again."""
+    accepted_at: int
     run: Run
     was_state: int
     was_attempt: int
@@ -70,16 +72,20 @@ class Tracked:
 class Ledger:
     """Counts that a transaction changes; written as sums, in the order of their keys (else two replicas deadlock)."""
 
-    def __init__(self, transaction: Transaction, writer: str, now: int) -> None:
+    def __init__(self, transaction: Transaction, registry: Registry, writer: str, now: int) -> None:
         self._transaction = transaction
+        self._registry = registry
         self._writer = writer
         self._now = now
+        self.observed = Observed()
         self._counts: dict[tuple[int, int], int] = defaultdict(int)
         self._ended: dict[tuple[int, int], int] = defaultdict(int)
 
     def moved(self, automation: int, before: int | None, after: int | None, n: int = 1) -> None:
         """`n` Runs went from one state to another (None: they came into the store, or left it)."""
-        if before is not None:
+        if before is None:
+            self.observed.accepted[automation] += n
+        else:
             self._counts[automation, before] -= n
         if after is not None:
             self._counts[automation, after] += n
@@ -87,7 +93,7 @@ class Ledger:
                 self._ended[automation, after] += n
 
     def flush(self) -> None:
-        """Writes what was noted since the last time."""
+        """Writes what was noted since the last time; the metrics hear of it once it is durable."""
         rows = [
             {"automation": automation, "state": state, "writer": self._writer, "n": n}
             for (automation, state), n in sorted(self._counts.items())
@@ -102,8 +108,15 @@ class Ledger:
                 for (automation, state), n in sorted(self._ended.items())
             ],
         )
+        self._tell_metrics()
         self._counts.clear()
         self._ended.clear()
+
+    def _tell_metrics(self) -> None:
+        observed, self.observed = self.observed, Observed()
+        observed.finished = dict(self._ended)
+        if observed:
+            self._transaction.after_commit.append(lambda: observed.count(self._registry))
 
 
 class Changes:
@@ -165,17 +178,32 @@ class Changes:
     # -- noting ------------------------------------------------------------------------------------------------------
 
     def _note(self, tracked: Tracked, step: Step, happening: Happening) -> None:
-        before = tracked.run.state
+        before, began = tracked.run.state, tracked.run.started_at
         tracked.changes.update(lifecycle.apply(tracked.run, step.changes))
         if step.attempt_end is not None:
             self._attempts.append(self._attempt(tracked, step.attempt_end, happening.error))
         after = tracked.run.state
+        if after != before or step.attempt_end is not None:
+            self._observe(tracked, step, before, began)
         if after == before:
             return
         self._ledger.moved(tracked.automation, before, after)
         if after >= lifecycle.S:
             self._ends[tracked.automation].append((after, tracked.run.reason))
         self._note_work(tracked, before, after)
+
+    def _observe(self, tracked: Tracked, step: Step, before: int, began: int | None) -> None:
+        """For the metrics: an attempt that ended, one that is tried again, one that began."""
+        observed, after = self._ledger.observed, tracked.run.state
+        if before == lifecycle.R and began is not None:
+            observed.attempts.append(self.now - began)
+        if step.attempt_end is not None and step.attempt_end.outcome != lifecycle.RELEASED:
+            observed.retried[tracked.automation] += 1
+        if "started_at" in step.changes:
+            observed.started[tracked.automation] += 1
+            # a Job that was never seen to run and has ended tells nothing about when it began
+            if tracked.run.attempt == 1 and after == lifecycle.R:
+                observed.waits.append(self.now - tracked.accepted_at)
 
     def _note_work(self, tracked: Tracked, before: int, after: int) -> None:
         frees = before in (lifecycle.Q, lifecycle.R) and (
@@ -206,7 +234,7 @@ class Changes:
                 run = Run(*row[_OWN:])
                 key = None if row[4] is None else as_uuid(row[4])
                 tracked = Tracked(
-                    seq, as_uuid(row[1]), row[2], row[3], key, row[5], row[6], run, run.state, run.attempt
+                    seq, as_uuid(row[1]), row[2], row[3], key, row[5], row[6], row[7], run, run.state, run.attempt
                 )
                 self._tracked[seq] = tracked
             result.append(tracked)

@@ -33,6 +33,9 @@ AUTOMATION_DELETED = "AutomationDeleted"
 BUSINESS = "BusinessFailure"
 TECHNICAL = "TechnicalFailure"
 
+RELEASED = "released"
+"""The outcome of an attempt that its worker gave back."""
+
 
 class Event(StrEnum):
     """What can happen to a Run that exists."""
@@ -424,7 +427,7 @@ def _release(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
         return Step(_end(run, now, *cancellation(run.cancel_why)))
     # the number stays used, so that what the old attempt still says is fenced; the limit grows instead
     changes = _pending(run, max_attempts=run.max_attempts + 1, reason=None)
-    return Step(changes, attempt_end=_record(run, "released", "Drained"))
+    return Step(changes, attempt_end=_record(run, RELEASED, "Drained"))
 
 
 # -- cells: people, the clock, the cluster ----------------------------------------------------------------------------

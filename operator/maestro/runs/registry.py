@@ -11,6 +11,7 @@ from typing import Any
 from maestro.runs.database import Row, Sql, Transaction
 from maestro.runs.errors import UnknownAutomation
 from maestro.runs.model import Orphan, Registration, RunPolicy
+from maestro.runtime import metrics
 
 _SELECT = "SELECT a.pk, a.uid, a.generation, a.body, a.solution_id, s.id, a.version, a.deleted_at, a.reaped_at"
 _FROM = "FROM automation a JOIN solution s ON s.pk = a.solution_id"
@@ -53,6 +54,7 @@ class Registry:
         self._live: Mapping[int, Registration] = MappingProxyType({})
         self._ids: Mapping[str, int] = {}
         self._solutions: Mapping[str, int] = {}
+        self._named: frozenset[str] = frozenset()
         self._stamp: Row = ()
         self.full: set[int] = set()
         """Automations whose last claim was cut short by the window. Only for the writer's thread."""
@@ -161,6 +163,8 @@ class Registry:
 
     def _replace(self, rows: list[Known]) -> None:
         rows.sort(key=lambda known: known.pk)
+        named = frozenset(known.registration.id for known in rows if not known.reaped)
+        forgotten, self._named = self._named - named, named
         self._known = {known.pk: known for known in rows}
         self._uids = {known.registration.uid: known.pk for known in rows}
         self._solutions = {known.registration.solution_id: known.solution for known in rows}
@@ -169,6 +173,8 @@ class Registry:
         self._live = MappingProxyType({known.pk: known.registration for known in live})
         # one that was made again under the same name has the greater key
         self._ids = {known.registration.id: known.pk for known in live}
+        for automation_id in forgotten:
+            metrics.forget_automation(automation_id)
 
 
 def orphans(transaction: Transaction, registry: Registry, known_uids: Collection[str]) -> list[Orphan]:

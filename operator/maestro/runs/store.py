@@ -73,6 +73,7 @@ class RunStore:
                 "reports": self._report_batch,
                 "call": single(lambda transaction, action: action(transaction)),
             },
+            counted=("accept", "reports"),
         )
 
     @classmethod
@@ -431,7 +432,7 @@ class RunStore:
         return to_micros(self._clock())
 
     def _ledger(self, transaction: Transaction, now: int | None = None) -> Ledger:
-        return Ledger(transaction, self._here.writer, self._now() if now is None else now)
+        return Ledger(transaction, self._registry, self._here.writer, self._now() if now is None else now)
 
     def _changes(self, transaction: Transaction, now: int | None = None) -> Changes:
         """A unit of work that tells of new work once it is durable."""

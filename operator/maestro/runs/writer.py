@@ -9,12 +9,13 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from maestro.runs.database import Database, Retry, Transaction
 from maestro.runs.errors import Refused, StoreUnavailable
+from maestro.runtime import metrics
 
 BatchHandler = Callable[[Transaction, list[Any]], Sequence[Any]]
 """Treats the requests of one kind in one transaction; an answer for each, or a Refused in its place."""
@@ -35,10 +36,16 @@ class _Request:
 
 
 class Writer:
-    """The thread that writes. While a commit waits for the disk the next requests gather, and go in one transaction."""
+    """The thread that writes. While a commit waits for the disk the next requests gather, and go in one transaction.
 
-    def __init__(self, database: Database, handlers: Mapping[str, BatchHandler]) -> None:
+    `counted`: the kinds of requests whose weights are items of work, for the metrics.
+    """
+
+    def __init__(
+        self, database: Database, handlers: Mapping[str, BatchHandler], *, counted: Collection[str] = ()
+    ) -> None:
         self._database = database
+        self._counted = frozenset(counted)
         self._handlers = dict(handlers)
         self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closed = False
@@ -101,14 +108,24 @@ class Writer:
 
     def _transact(self, batch: list[_Request]) -> list[Any]:
         for tries in range(1, TRIES + 1):
+            begun = time.perf_counter()
             try:
                 with self._database.write() as transaction:
-                    return self._treat(transaction, batch)
+                    answers = self._treat(transaction, batch)
             except Retry as race:
                 if tries == TRIES:
                     raise StoreUnavailable(f"the run store is too busy: {race}") from race
                 time.sleep(random.uniform(0, 0.002 * 2**tries))  # noqa: S311 - only spreads the tries
+            else:
+                self._observe(batch, time.perf_counter() - begun)
+                return answers
         raise AssertionError("unreachable")
+
+    def _observe(self, batch: list[_Request], seconds: float) -> None:
+        metrics.COMMIT_SECONDS.observe(seconds)
+        items = sum(request.weight for request in batch if request.kind in self._counted)
+        if items:
+            metrics.COMMIT_SIZE.observe(items)
 
     def _treat(self, transaction: Transaction, batch: list[_Request]) -> list[Any]:
         by_kind: dict[str, list[int]] = defaultdict(list)
