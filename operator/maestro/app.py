@@ -134,7 +134,7 @@ class Process:
 
     async def _watch_store(self, store: RunStore) -> None:
         while not self._stop.is_set():
-            problem = await store.ping()
+            problem = await _store_problem(store)
             if problem != self._store_problem:
                 log.log(logging.ERROR if problem else logging.INFO, "run store: %s", problem or "answers again")
             self._store_problem = problem
@@ -194,6 +194,7 @@ class Process:
         """
         settings = self._settings
         if settings.role == "all":
+            metrics.LEADER.set(1)
             await self._control(store, feed)
             return
         elected = asyncio.Event()
@@ -252,6 +253,17 @@ class Process:
                 log.warning("%s: %s; trying again", what, error)
             await sleep_unless(self._stop, backoff.delay(failures))
         return None
+
+
+async def _store_problem(store: RunStore) -> str | None:
+    """What is wrong with the store; where nothing is, it learns what other replicas wrote of Automations."""
+    problem = await store.ping()
+    if problem is None:
+        try:
+            await store.refresh()
+        except StoreUnavailable as error:
+            problem = str(error)
+    return problem
 
 
 def _count_dispatched(result: str, count: int) -> None:

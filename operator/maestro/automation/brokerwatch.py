@@ -18,6 +18,7 @@ from maestro.broker.topology import BrokerState, Change, QueueClaim, QueueState,
 from maestro.runtime import metrics
 from maestro.runtime.backoff import Backoff
 from maestro.runtime.clock import Clock, utcnow
+from maestro.runtime.tasks import sleep_unless
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,11 @@ class BrokerWatch:
     def problem(self) -> str | None:
         """What is wrong with the broker, for readiness; None: nothing."""
         return self._view.problem if self._view.down_since is not None else None
+
+    async def run(self, stop: asyncio.Event, *, every: float = 15.0) -> None:
+        """Look every so many seconds until `stop` is set: an outage shows even where nobody asks."""
+        while not await sleep_unless(stop, every):
+            await self.look()
 
     async def look(self) -> BrokerView:
         """The broker as it is now, or was a few seconds ago. Never raises for an outage: the view says so."""

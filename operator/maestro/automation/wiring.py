@@ -184,7 +184,7 @@ class Automations:
             if await sleep_unless(stop, _SYNC_POLL):
                 return
         await self._read_merge_rules()
-        await run_until(stop, self._controller.run(stop), self.reaper.run(stop), grace=10.0)
+        await run_until(stop, self._controller.run(stop), self.reaper.run(stop), self.broker.run(stop), grace=10.0)
 
     async def _read_merge_rules(self) -> None:
         try:

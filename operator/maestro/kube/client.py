@@ -35,6 +35,8 @@ USER_AGENT = "maestro"
 
 # The API server sends a bookmark about once a minute: a watch that is silent for longer is dead.
 WATCH_SILENCE = 70.0
+# What a load balancer answers when no API server is behind it.
+_NOBODY_BEHIND = frozenset({502, 503, 504})
 
 PATCH_TYPES = {
     "merge": "application/merge-patch+json",
@@ -82,6 +84,7 @@ class KubeClient:
         """`timeout`: seconds for a whole call, where the call isn't given its own."""
         self._credentials = credentials
         self._rest: Any = RESTClientObject(credentials.configuration)
+        self._up = metrics.UP.labels(dependency="kube")
         self._rate = rate or Rate()
         self._timeout = timeout
         self._clock = clock
@@ -484,8 +487,10 @@ class KubeClient:
             response = await self._rest.request(method, url, headers=headers, body=body, _request_timeout=timeout)
         except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
             metrics.KUBE_REQUESTS.labels(method=method, code="none").inc()
+            self._up.set(0)
             raise _unreachable(method, url, error) from error
         metrics.KUBE_REQUESTS.labels(method=method, code=str(response.status)).inc()
+        self._up.set(response.status not in _NOBODY_BEHIND)
         answered: aiohttp.ClientResponse = response.response
         return answered
 

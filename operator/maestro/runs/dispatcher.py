@@ -17,7 +17,9 @@ from typing import Protocol, TypeVar
 from maestro.runs.errors import StaleEpoch, StoreUnavailable
 from maestro.runs.messages import Message, MessageMaker, headers_of
 from maestro.runs.model import Claimed, Counts, Due, Leadership, QueuedRun, Registration, Unpublished
+from maestro.runs.observed import RunGauges
 from maestro.runs.repair import GRACE_SECONDS, Repair, RepairStore
+from maestro.runtime import metrics
 from maestro.runtime.backoff import Backoff
 from maestro.runtime.clock import Clock, utcnow
 from maestro.runtime.tasks import run_until
@@ -146,6 +148,9 @@ class Dispatcher:
         self._headers: Mapping[str, int | str] = {}
         self._makers: dict[int, MessageMaker] = {}
         self._ready: dict[int, None] = {}
+        # Since when an Automation has had Runs that could go: until a claim finds no more of them.
+        self._behind: dict[int, datetime] = {}
+        self._gauges = RunGauges()
         self._go = asyncio.Event()
         self._alarm = asyncio.Event()
         self._losses = asyncio.Event()
@@ -185,13 +190,22 @@ class Dispatcher:
                 self._repair.lost(key, self._last_pub + 1)
                 self._losses.set()
 
+    @property
+    def lag(self) -> float:
+        """Seconds that some Automation has had Runs that could go, the longest of all; 0: none has."""
+        since = min(self._behind.values(), default=None)
+        return 0.0 if since is None else max((self._clock() - since).total_seconds(), 0.0)
+
     def shut_seen(self, solution_id: str) -> bool:
         """True once nothing of the Solution but replays can be dispatched: its gate was seen and its Runs are held."""
         return solution_id in self._shut_seen
 
     def wake(self, automations: Iterable[int] = ()) -> None:
         """Look for work of these Automations now. For the loop's own thread."""
-        self._ready.update(dict.fromkeys(automations))
+        now = self._clock()
+        for key in automations:
+            self._ready[key] = None
+            self._behind.setdefault(key, now)
         self._go.set()
         self._alarm.set()
 
@@ -309,6 +323,10 @@ class Dispatcher:
             raise
         if len(claimed) == limit:
             self._ready[key] = None  # behind the others: they take turns by the batch
+        elif key in self._ready:
+            self._behind[key] = self._clock()  # more came meanwhile
+        else:
+            self._behind.pop(key, None)
 
     async def _due_step(self) -> None:
         self._alarm.clear()
@@ -346,8 +364,11 @@ class Dispatcher:
     async def _sweep_step(self) -> None:
         """Look for what nobody announced: Runs that another replica accepted, gateways that moved."""
         await asyncio.sleep(self._poll_seconds)
+        metrics.DISPATCH_LAG_SECONDS.set(self.lag)
+        metrics.DISPATCH_UNCONFIRMED.set(self.in_flight)
         await self._store.refresh()
         counts = await self._store.counts()
+        self._gauges.show(counts, self._store.registrations())
         await self._follow_gateways(counts)
         self.wake(key for key, count in counts.items() if self._may_move(key, count))
 
@@ -378,6 +399,7 @@ class Dispatcher:
                 registration = registrations.get(key)
                 if registration is None:
                     del self._ready[key]
+                    self._behind.pop(key, None)
                 elif self._has_room(registration):
                     del self._ready[key]
                     return key, registration
