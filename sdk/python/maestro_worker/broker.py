@@ -19,6 +19,9 @@ from maestro_worker.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
+MOST_CONSUMERS = 16
+ADJUST_PAUSE = 0.05
+"""Seconds in which messages that are settled gather before the consumers are adjusted."""
 HEARTBEAT = 20
 """Seconds; this thread answers whatever the functions do."""
 _CONNECT_ERRORS = (AMQPError, OSError, UsageError)
@@ -45,8 +48,8 @@ class Consumer:
     ----------
     url
         Gives the broker's URL; asked before each connection.
-    prefetch
-        How many messages may be here without being acknowledged.
+    limit
+        How many messages may be here without being acknowledged; see `set_limit`.
     receive
         Called in this thread with each Delivery, ConnectionLost and ConsumerFailed; must not block.
     """
@@ -55,20 +58,21 @@ class Consumer:
         self,
         url: Callable[[], str],
         queue: str,
-        prefetch: int,
+        limit: int,
         receive: Callable[[Delivery | ConnectionLost | ConsumerFailed], object],
     ) -> None:
         self._url = url
         self._queue = queue
-        self._prefetch = prefetch
+        self._limit = limit
         self._receive = receive
         self._thread = threading.Thread(target=self._run, name="maestro-amqp", daemon=True)
         self._lock = threading.Lock()  # over _connection as other threads see it
         self._connection: Any = None
         self._number = 0
         self._channel: Any = None
-        self._consumer_tag: str | None = None
-        self._unsettled: dict[int, None] = {}
+        self._consumers: dict[str, int] = {}  # AMQP consumers by their tags: how many messages each may bring
+        self._unsettled: dict[int, str] = {}  # messages by their tags, in order: who brought them
+        self._adjusting = self._announced = False
         self._taking = True
         self._closing = threading.Event()
         self._backoff = Backoff(first=0.5, longest=20.0)
@@ -84,10 +88,18 @@ class Consumer:
         """
         self._call(functools.partial(self._settle, connection, done, reject))
 
+    def set_limit(self, limit: int, unstarted: Sequence[Delivery] = ()) -> None:
+        """Change how many messages may be here; those of `unstarted` go back to the queue.
+
+        AMQP fixes that number for a consumer's life, and quorum queues know none for a channel. So a lower limit ends
+        the consumers, and new ones begin, with what is left of the limit beside the messages that are still here.
+        """
+        self._call(functools.partial(self._set_limit, limit, unstarted), otherwise=lambda: self._keep_limit(limit))
+
     def stop_taking(self, unstarted: Sequence[Delivery]) -> None:
         """Take no more messages; those of `unstarted`, and whatever still arrives, go back to the queue."""
         self._taking = False
-        self._call(functools.partial(self._stop_taking, unstarted))
+        self._call(functools.partial(self._set_limit, 0, unstarted))
 
     def close(self, patience: float = 5.0) -> None:
         """Send what was settled, then disconnect; waits for the thread up to `patience` seconds."""
@@ -132,7 +144,9 @@ class Consumer:
             with self._lock:
                 self._connection = None
             self._channel = None
+            self._consumers.clear()
             self._unsettled.clear()
+            self._adjusting = self._announced = False
             connection.ioloop.close()
 
     def _on_open(self, connection: Any) -> None:
@@ -151,16 +165,39 @@ class Consumer:
         self._channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_canceled)
-        if self._taking:
-            channel.basic_qos(prefetch_count=self._prefetch, callback=self._consume)
+        self._adjust()
 
-    def _consume(self, _frame: Any) -> None:
-        if self._taking:
-            self._consumer_tag = self._channel.basic_consume(self._queue, self._on_message, callback=self._on_consuming)
+    def _adjust(self) -> None:
+        """Have consumers whose numbers, and what ended ones have brought, add up to the limit."""
+        self._adjusting = False
+        if self._channel is None or not self._channel.is_open:
+            return
+        room = self._room()
+        if room < 0 or len(self._consumers) >= MOST_CONSUMERS:
+            for tag in self._consumers:
+                self._channel.basic_cancel(tag)
+            self._consumers.clear()
+            room = self._room()
+        if room > 0 and self._taking:
+            self._channel.basic_qos(prefetch_count=room)
+            tag = self._channel.basic_consume(self._queue, self._on_message, callback=self._on_consuming)
+            self._consumers[tag] = room
+
+    def _room(self) -> int:
+        """How many more messages the consumers might bring without reaching the limit; negative: too many."""
+        orphans = sum(1 for tag in self._unsettled.values() if tag not in self._consumers)
+        return self._limit - orphans - sum(self._consumers.values())
+
+    def _adjust_soon(self) -> None:
+        if not self._adjusting and self._connection is not None:
+            self._adjusting = True
+            self._connection.ioloop.call_later(ADJUST_PAUSE, self._adjust)
 
     def _on_consuming(self, _frame: Any) -> None:
         self._backoff.reset()
-        logger.info("working on queue %s", self._queue)
+        if not self._announced:
+            self._announced = True
+            logger.info("working on queue %s", self._queue)
 
     def _on_channel_closed(self, channel: Any, error: Exception) -> None:
         if channel.connection.is_open:
@@ -173,7 +210,7 @@ class Consumer:
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         tag = method.delivery_tag
-        self._unsettled[tag] = None
+        self._unsettled[tag] = method.consumer_tag
         if not self._taking:
             self._give_back([tag])
             return
@@ -201,21 +238,26 @@ class Consumer:
             if tag > up_to:
                 self._channel.basic_ack(tag)
         for tag in reject:
-            if unsettled.pop(tag, False) is None:
+            if unsettled.pop(tag, None) is not None:
                 self._channel.basic_reject(tag, requeue=False)
+        if self._room() > 0:
+            self._adjust_soon()
 
-    def _stop_taking(self, unstarted: Sequence[Delivery]) -> None:
-        if self._channel is None or not self._channel.is_open:
-            return
-        if self._consumer_tag is not None:
-            # In this order: what goes back before the cancel would come here again.
-            self._channel.basic_cancel(self._consumer_tag)
-            self._consumer_tag = None
+    def _keep_limit(self, limit: int) -> None:
+        self._limit = limit
+
+    def _set_limit(self, limit: int, unstarted: Sequence[Delivery]) -> None:
+        self._limit = limit
+        # In this order: what goes back before the consumers end would come here again.
+        self._adjust()
         self._give_back([item.tag for item in unstarted if item.connection == self._number])
+        self._adjust_soon()
 
     def _give_back(self, tags: Sequence[int]) -> None:
+        if self._channel is None or not self._channel.is_open:
+            return
         for tag in tags:
-            if self._unsettled.pop(tag, False) is None:
+            if self._unsettled.pop(tag, None) is not None:
                 self._channel.basic_nack(tag, requeue=True)
 
     def _usable(self, connection: int) -> bool:
@@ -226,11 +268,13 @@ class Consumer:
         if connection is not None and not (connection.is_closing or connection.is_closed):
             connection.close()
 
-    def _call(self, function: Callable[[], None]) -> None:
-        """Run `function` in the connection's thread; without a connection there is nothing it could do."""
+    def _call(self, function: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
+        """Run `function` in the connection's thread; without a connection `otherwise`, here and now."""
         with self._lock:
             if self._connection is not None:
                 self._connection.ioloop.add_callback_threadsafe(function)
+            elif otherwise is not None:
+                otherwise()
 
 
 def _parameters(url: str) -> Any:

@@ -25,6 +25,8 @@ class Delivery:
         Where it has to be acknowledged: a tag means something only on the connection that brought it.
     pub, epoch, store
         The publication that this copy belongs to.
+    arrived
+        When the engine took it, by its clock.
     """
 
     connection: int
@@ -34,6 +36,7 @@ class Delivery:
     pub: int | None
     epoch: int | None
     store: str | None
+    arrived: float = 0.0
 
     def same_publication(self, other: Delivery) -> bool:
         """Both are copies of one publication: the later one replaces the earlier as what is to be acknowledged."""

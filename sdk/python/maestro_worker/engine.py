@@ -21,6 +21,7 @@ from maestro_worker.broker import ConnectionLost, ConsumerFailed
 from maestro_worker.delivery import Delivery
 from maestro_worker.execution import executor
 from maestro_worker.outcome import Outcome
+from maestro_worker.readahead import LONGEST_WAIT, ReadAhead
 from maestro_worker.run import Run
 from maestro_worker.wire import Answer
 from maestro_worker.worker import Worker
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 LINGER = 0.2
 """Seconds that log lines and progress wait for company; starts and ends don't wait."""
+GATHER = 0.001
+"""Seconds that an end waits for others while Runs are quick."""
 LONGEST_HEARTBEAT = 10.0
 DEFAULT_HEARTBEAT_TIMEOUT = 300.0
 INTERRUPT_GRACE = 1.0
@@ -39,6 +42,8 @@ class Transport(Protocol):
     """Where messages come from and are settled; see `broker.Consumer`."""
 
     def settle(self, connection: int, *, done: Sequence[int] = (), reject: Sequence[int] = ()) -> None: ...
+
+    def set_limit(self, limit: int, unstarted: Sequence[Delivery] = ()) -> None: ...
 
     def stop_taking(self, unstarted: Sequence[Delivery]) -> None: ...
 
@@ -58,6 +63,7 @@ class Stop:
 class _Ended:
     run: Run
     outcome: Outcome
+    at: float
 
 
 @dataclass(slots=True)
@@ -74,6 +80,8 @@ class _Hand:
     run: Run | None = None
     attempt: wire.Attempt | None = None
     running: bool = False
+    began: float = 0.0
+    stale: bool = False
     heartbeat_every: float = LONGEST_HEARTBEAT
     sent: float = 0.0
     beating: bool = False
@@ -139,7 +147,12 @@ class Engine:
             _Touched: self._on_touched,
             Stop: self._on_stop,
         }
-        self._free = concurrency
+        self._concurrency = self._free = concurrency
+        self._running = 0
+        self._ahead = ReadAhead(concurrency)
+        self._limit = concurrency
+        self._stale = 0  # Runs in hand whose message can't be acknowledged any more
+        self._now = clock()
         self._waiting: deque[Delivery] = deque()
         self._parked: dict[str, list[Delivery]] = {}
         self._in_hand: dict[str, _Hand] = {}
@@ -152,6 +165,7 @@ class Engine:
         self._backoff = Backoff()
         self._send_at = 0.0
         self._away_since: float | None = None
+        self._back_since = 0.0
         self._next_beat = float("inf")
         self._draining = False
         self._interrupt_at = self._hand_back_at = self._give_up_at = float("inf")
@@ -163,7 +177,7 @@ class Engine:
         self._inbox.put(event)
 
     def _function_ended(self, run: Run, outcome: Outcome) -> None:
-        self._inbox.put(_Ended(run, outcome))
+        self._inbox.put(_Ended(run, outcome, self._clock()))
 
     def _function_touched(self, run: Run) -> None:
         self._inbox.put(_Touched(run))
@@ -185,11 +199,13 @@ class Engine:
                 logger.error("%d Runs could not be reported before the end of the drain time", len(self._in_hand))
                 return False
             self._drain(now)
+            self._mind_the_limit(now)
             due = self._request_due()
             if due <= now:
                 self._send(now)
             else:
-                self._take_events(min(due, self._interrupt_at, self._hand_back_at, self._give_up_at) - now)
+                alarm = min(self._interrupt_at, self._hand_back_at, self._give_up_at, self._stuck_at())
+                self._take_events(min(due, alarm) - now)
         return True
 
     def _done(self) -> bool:
@@ -204,10 +220,14 @@ class Engine:
             event = self._inbox.get(timeout=timeout)
         except queue.Empty:
             return
+        self._now = self._clock()
         self._handlers[type(event)](event)
+        if self._running and self._ahead.quick:
+            time.sleep(GATHER)  # the others are about to end too, and waking up for each would slow them down
         self._take_gathered_events()
 
     def _take_gathered_events(self) -> None:
+        self._now = self._clock()
         for _ in range(self._inbox.qsize()):
             event = self._inbox.get()
             self._handlers[type(event)](event)
@@ -262,6 +282,7 @@ class Engine:
         if self._away_since is not None:
             logger.info("Maestro's API answers again after %.1f s", self._clock() - self._away_since)
             self._away_since = None
+            self._back_since = self._clock()
         self._backoff.reset()
 
     def _hand_out(self) -> None:
@@ -278,6 +299,7 @@ class Engine:
     def _on_delivery(self, delivery: Delivery) -> None:
         hand = self._in_hand.get(delivery.message.job)
         if hand is None:
+            delivery.arrived = self._now
             self._waiting.append(delivery)
         elif not hand.delivery.same_publication(delivery):
             # A later publication of a Run that is still in hand: only its start can tell what it is worth.
@@ -286,6 +308,7 @@ class Engine:
             self._settle(delivery)
         else:
             hand.delivery = delivery  # the connection was lost meanwhile: this copy is now the one to acknowledge
+            self._refreshed(hand)
         if self._draining and hand is None:
             self._give_back()
 
@@ -295,6 +318,34 @@ class Engine:
             parked[:] = [item for item in parked if item.connection != event.connection]
             if not parked:
                 del self._parked[job]
+        for hand in self._in_hand.values():
+            if hand.delivery.connection == event.connection and not hand.stale:
+                hand.stale = True
+                self._stale += 1
+
+    def _refreshed(self, hand: _Hand) -> None:
+        self._stale -= hand.stale
+        hand.stale = False
+
+    def _mind_the_limit(self, now: float) -> None:
+        """Hold as many messages as make sense now."""
+        unstarted: list[Delivery] = []
+        if self._draining:
+            return
+        if now >= self._stuck_at():
+            unstarted = [*self._waiting]
+            self._waiting.clear()
+            self._ahead.stuck()
+        limit = max(self._ahead.limit - self._stale, 0)
+        if unstarted or limit != self._limit:
+            self._limit = limit
+            self._transport.set_limit(limit, unstarted)
+
+    def _stuck_at(self) -> float:
+        """When the message that has waited longest for a function to end goes back to the queue."""
+        if self._waiting and self._running == self._concurrency:
+            return max(self._waiting[0].arrived, self._back_since) + LONGEST_WAIT
+        return float("inf")
 
     def _on_consumer_failed(self, event: ConsumerFailed) -> None:
         raise event.error
@@ -371,8 +422,10 @@ class Engine:
             self._cancel(hand)
         patience = answer.get("heartbeat_timeout") or DEFAULT_HEARTBEAT_TIMEOUT
         hand.heartbeat_every = min(LONGEST_HEARTBEAT, patience / 3)
-        hand.sent = self._clock()
+        hand.sent = self._now
         hand.running = True
+        hand.began = hand.sent
+        self._running += 1
         self._next_beat = min(self._next_beat, hand.sent + hand.heartbeat_every)
         self._to_run.append(hand.run)
 
@@ -450,9 +503,9 @@ class Engine:
         hand = self._hand_of(event.run)
         if hand is None or hand.handed_back:
             return
+        self._stops(hand)
         self._free += 1
-        hand.running = False
-        self._touched.pop(hand.job, None)
+        self._ahead.ended(event.at - hand.began)
         run, outcome = event.run, event.outcome
         if run.fenced:
             logger.warning("Run %s attempt %d: its result is dropped, another worker has the Run", run.id, run.attempt)
@@ -499,8 +552,8 @@ class Engine:
 
     def _hand_back(self, hand: _Hand) -> None:
         """The Run goes to another worker, without costing an attempt."""
-        hand.running, hand.handed_back = False, True
-        self._touched.pop(hand.job, None)
+        self._stops(hand)
+        hand.handed_back = True
         if hand.attempt is not None:
             self._say(hand, self._clock())
             self._outbox.append(_Item(hand.attempt.release(), hand, self._release_answered))
@@ -512,8 +565,15 @@ class Engine:
         self._tell(item.hand.job, "released")
         self._let_go(item.hand)
 
+    def _stops(self, hand: _Hand) -> None:
+        """Its function has ended, or is of no interest any more."""
+        self._running -= hand.running
+        hand.running = False
+        self._touched.pop(hand.job, None)
+
     def _let_go(self, hand: _Hand, *, reject: bool = False) -> None:
         del self._in_hand[hand.job]
+        self._refreshed(hand)
         self._settle(hand.delivery, reject=reject)
         self._waiting.extend(self._parked.pop(hand.job, ()))
 

@@ -94,6 +94,9 @@ class _NoTransport:
     def settle(self, connection: int, *, done: Sequence[int] = (), reject: Sequence[int] = ()) -> None:
         pass
 
+    def set_limit(self, limit: int, unstarted: Sequence[Delivery] = ()) -> None:
+        pass
+
     def stop_taking(self, unstarted: Sequence[Delivery]) -> None:
         pass
 

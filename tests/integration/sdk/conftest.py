@@ -60,6 +60,11 @@ class World:
         found: int | None = self.broker.api("GET", f"/api/queues/%2F/{self.queue}").get("messages")
         return found
 
+    def unacknowledged(self) -> int | None:
+        """Messages in workers' hands; None until the broker has counted."""
+        found: int | None = self.broker.api("GET", f"/api/queues/%2F/{self.queue}").get("messages_unacknowledged")
+        return found
+
     def wait_for_empty_queue(self) -> None:
         until(lambda: self.messages() == 0, "every message is acknowledged")
 

@@ -106,10 +106,16 @@ class Transport:
         self.done: list[tuple[int, int]] = []
         self.rejected: list[tuple[int, int]] = []
         self.returned: list[str] | None = None
+        self.limits: list[int] = []
 
     def settle(self, connection: int, *, done: Sequence[int] = (), reject: Sequence[int] = ()) -> None:
         self.done += [(connection, tag) for tag in done]
         self.rejected += [(connection, tag) for tag in reject]
+
+    def set_limit(self, limit: int, unstarted: Sequence[Delivery] = ()) -> None:
+        self.limits.append(limit)
+        if unstarted:
+            self.returned = (self.returned or []) + [item.message.job for item in unstarted]
 
     def stop_taking(self, unstarted: Sequence[Delivery]) -> None:
         self.returned = (self.returned or []) + [item.message.job for item in unstarted]
