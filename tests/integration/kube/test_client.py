@@ -17,6 +17,7 @@ from maestro.kube import errors
 from maestro.kube.client import KubeClient, Rate
 from maestro.kube.credentials import Credentials, TokenFile, load_credentials
 from maestro.kube.kinds import CONFIG_MAP, DEPLOYMENT, EVENT, NAMESPACE, POD, SERVICE_ACCOUNT, Kind
+from maestro.runtime.metrics import REGISTRY
 
 
 def config_map(name: str, **data: str) -> dict[str, Any]:
@@ -216,11 +217,13 @@ def test_no_answer_is_unavailable(apiserver: ApiServer, namespace: str) -> None:
             try:
                 with pytest.raises(errors.Unavailable, match="timed out"):
                     await client.get(CONFIG_MAP, namespace, "x")
+                assert REGISTRY.get_sample_value("maestro_up", {"dependency": "kube"}) == 0
             finally:
                 apiserver.resume()
             nowhere = Kind("nobody.example.org", "v1", "things", "Thing")
             with pytest.raises(errors.NotFound):
                 await client.list(nowhere, namespace, timeout=10.0)
+            assert REGISTRY.get_sample_value("maestro_up", {"dependency": "kube"}) == 1, "a refusal is an answer"
         finally:
             await client.close()
 
