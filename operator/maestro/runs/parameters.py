@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import jsonschema_rs
@@ -14,6 +15,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 REDACTED = "***"
 MAX_DETAILS = 20
 """So many complaints are listed; one more says that there are others."""
+_MAX_KNOWN = 200
+"""So many characters of known names are put beside an unknown one; more would bury the complaint."""
 _PATTERN_BYTES = 1 << 20
 _MAX_REFERENCES = 32
 _DATA = frozenset({"const", "enum", "default", "examples"})
@@ -65,7 +68,7 @@ class ParameterValidator:
                 self._fill(self._schema, merged)
             if self._validator.is_valid(merged):
                 return merged
-            details = _details(self._validator.iter_errors(merged))
+            details = _details(self._schema, self._validator.iter_errors(merged))
         except RecursionError as error:
             raise InvalidParameters([_detail("", "depth", "nested too deeply")]) from error
         except ValueError as error:
@@ -224,25 +227,47 @@ def _for_item(parts: Sequence[Schema], index: int) -> list[Any]:
     return found
 
 
-def _details(errors: Iterator[Any]) -> list[Detail]:
-    details: list[Detail] = []
-    for error in errors:
-        if len(details) == MAX_DETAILS:
-            details.append(_detail("", "more", "there are further errors"))
-            break
-        details.append(_detail(_path(error), error.kind.name, error.message))
+def is_unknown(known: Iterable[str]) -> str:
+    """What to say of a field that isn't among the known ones; those are listed where the list is short."""
+    names = ", ".join(known)
+    return f"unknown field; known are: {names}" if names and len(names) <= _MAX_KNOWN else "unknown field"
+
+
+def _details(schema: Schema, errors: Iterator[Any]) -> list[Detail]:
+    found = (detail for error in errors for detail in _complaints(schema, error))
+    details = list(islice(found, MAX_DETAILS))
+    if next(found, None) is not None:
+        details.append(_detail("", "more", "there are further errors"))
     return details
+
+
+def _complaints(schema: Schema, error: Any) -> Iterator[Detail]:
+    """One error in words; one for each property that is too much."""
+    rule = error.kind.name
+    place = [str(step) for step in error.instance_path]
+    if rule == "required":
+        yield _detail(_path(place, error.kind.property), rule, "is required")
+    elif rule in ("additionalProperties", "unevaluatedProperties"):
+        # what `unevaluatedProperties` knows is spread over the branches of the schema
+        known = _described_beside(schema, error.schema_path) if rule == "additionalProperties" else ()
+        for name in error.kind.unexpected:
+            yield _detail(_path(place, name), rule, is_unknown(known))
+    else:
+        yield _detail(_path(place), rule, error.message)
+
+
+def _described_beside(schema: Schema, path: Sequence[str | int]) -> Iterable[str]:
+    """The properties that the schema describes where the keyword at `path` stands."""
+    part: Any = schema
+    for step in path[:-1]:
+        part = part[step]
+    return _mapping(_mapping(part).get("properties"))
 
 
 def _detail(path: str, rule: str, message: str) -> Detail:
     return {"path": path, "rule": rule, "message": message}
 
 
-def _path(error: Any) -> str:
-    """Where the error is, down to the property that is missing or too much."""
-    steps = [str(step) for step in error.instance_path]
-    if error.kind.name == "required":
-        steps.append(str(error.kind.property))
-    elif error.kind.name in ("additionalProperties", "unevaluatedProperties") and len(error.kind.unexpected) == 1:
-        steps.append(str(error.kind.unexpected[0]))
-    return ".".join(steps)
+def _path(place: Sequence[str], *more: str) -> str:
+    """Where it is, down to the property that is missing or too much."""
+    return ".".join([*place, *map(str, more)])

@@ -58,6 +58,35 @@ def test_a_complaint_names_the_path_and_the_rule(parameters: dict[str, object], 
     assert (detail["path"], detail["rule"]) == (path, rule)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({}, "list: is required"),
+        ({"list": "x", "lst": 1}, "lst: unknown field; known are: list, limit, when, options, password"),
+        (
+            {"list": "x", "a": 1, "b": 2},
+            "a: unknown field; known are: list, limit, when, options, password; b: unknown",
+        ),
+    ],
+)
+def test_a_complaint_says_it_once(parameters: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidParameters) as refused:
+        ParameterValidator(SCHEMA).merge_and_check(parameters)
+    assert str(refused.value).startswith(message)
+
+
+def test_known_fields_are_those_of_the_place_and_a_long_list_is_left_out() -> None:
+    inner = {"properties": {"x": {}}, "additionalProperties": False}
+    long = {"properties": {f"property-{n}": {} for n in range(50)}, "additionalProperties": False}
+    validator = ParameterValidator({"$defs": {"i": inner}, "properties": {"in": {"$ref": "#/$defs/i"}, "long": long}})
+    assert complaint(validator, {"in": {"y": 1}}) == {
+        "path": "in.y",
+        "rule": "additionalProperties",
+        "message": "unknown field; known are: x",
+    }
+    assert complaint(validator, {"long": {"y": 1}})["message"] == "unknown field"
+
+
 def test_no_value_appears_in_a_complaint() -> None:
     validator = ParameterValidator(SCHEMA)
     with pytest.raises(InvalidParameters) as refused:
