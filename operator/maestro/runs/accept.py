@@ -11,7 +11,7 @@ from uuid import UUID
 from maestro.runs import keys, lifecycle
 from maestro.runs.changes import Ledger
 from maestro.runs.database import Retry, Sql, Transaction, as_json, as_uuid, clean
-from maestro.runs.errors import Backlog, IdempotencyConflict, InvalidRun, Refused, UnknownAutomation
+from maestro.runs.errors import Backlog, IdempotencyConflict, InvalidRun, NeverFits, Refused, UnknownAutomation
 from maestro.runs.model import PRIORITIES, Accepted, NewRun, RunState, micros, new_run_id, to_micros
 from maestro.runs.registry import Known, Registry
 
@@ -149,8 +149,10 @@ def _live(transaction: Transaction, registry: Registry, automation: int) -> Know
 
 def _check_room(known: Known, waiting: int, accepted_beside: int, n: int) -> None:
     limit = known.registration.policy.max_pending
+    if n > limit:
+        raise NeverFits(known.registration.id, n, limit)
     if waiting + accepted_beside + n > limit:
-        raise Backlog(known.registration.id, waiting + accepted_beside, limit)
+        raise Backlog(known.registration.id, n, waiting + accepted_beside, limit)
 
 
 def _waiting(transaction: Transaction, runs: Iterable[NewRun]) -> dict[int, int]:

@@ -31,15 +31,30 @@ class IdempotencyConflict(Refused):
 
 
 class Backlog(Refused):
-    """More Runs of the Automation wait than `run.maxPending` allows (HTTP 429). The whole list is refused."""
+    """More Runs of the Automation would wait than `run.maxPending` allows (HTTP 429). The whole list is refused."""
 
-    def __init__(self, automation: str, waiting: int, limit: int, retry_after: float = 30.0) -> None:
-        super().__init__(f"{waiting} Runs of {automation} wait already; run.maxPending is {limit}")
+    def __init__(self, automation: str, sent: int, waiting: int, limit: int, retry_after: float = 30.0) -> None:
+        super().__init__(
+            f"{_runs(sent)} of {automation} sent while {waiting} wait; run.maxPending allows {limit} to wait"
+        )
         self.automation = automation
+        self.sent = sent
         self.waiting = waiting
         self.limit = limit
         self.retry_after = retry_after
         """Seconds after which another try makes sense."""
+
+
+class NeverFits(Refused):
+    """More Runs in one list than may ever wait (HTTP 422): another try makes no sense."""
+
+    def __init__(self, automation: str, sent: int, limit: int) -> None:
+        super().__init__(
+            f"{_runs(sent)} of {automation} sent at once, but run.maxPending allows {limit} to wait; send smaller lists"
+        )
+        self.automation = automation
+        self.sent = sent
+        self.limit = limit
 
 
 class InvalidRun(Refused):
@@ -81,3 +96,7 @@ class StaleEpoch(Refused):
     def __init__(self, epoch: int) -> None:
         super().__init__(f"epoch {epoch} is over: another leader has taken the store")
         self.epoch = epoch
+
+
+def _runs(n: int) -> str:
+    return "1 Run" if n == 1 else f"{n} Runs"

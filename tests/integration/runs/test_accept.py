@@ -7,7 +7,15 @@ from uuid import uuid4
 import pytest
 from tests.integration.runs.world import World
 
-from maestro.runs.errors import Backlog, IdempotencyConflict, InvalidRun, NotEnded, UnknownAutomation, UnknownRun
+from maestro.runs.errors import (
+    Backlog,
+    IdempotencyConflict,
+    InvalidRun,
+    NeverFits,
+    NotEnded,
+    UnknownAutomation,
+    UnknownRun,
+)
 from maestro.runs.model import NewRun
 
 
@@ -78,16 +86,25 @@ def test_a_refused_request_does_not_keep_its_key(store: World) -> None:
 def test_too_many_waiting_refuses_the_whole_list(store: World) -> None:
     automation = store.automation(max_pending=10)
     store.accept(automation, 8)
-    with pytest.raises(Backlog):
+    with pytest.raises(Backlog, match=r"3 Runs of .* sent while 8 wait; run.maxPending allows 10 to wait") as refused:
         store.accept(automation, 3)
+    assert (refused.value.sent, refused.value.waiting, refused.value.limit) == (3, 8, 10)
     assert store.do(store.store.counts())[automation].waiting == 8
     store.accept(automation, 2)
     with pytest.raises(Backlog):
         store.accept(automation)
 
 
+def test_a_list_longer_than_what_may_wait_never_fits(store: World) -> None:
+    automation = store.automation(max_pending=2)
+    with pytest.raises(NeverFits, match=r"3 Runs of .* sent at once, but run.maxPending allows 2"):
+        store.accept(automation, 3)
+    assert len(store.accept(automation, 2)) == 2
+
+
 def test_one_refusal_does_not_touch_the_others_of_its_transaction(store: World) -> None:
-    automation, full = store.automation(), store.automation(max_pending=0)
+    automation, full = store.automation(), store.automation(max_pending=1)
+    store.accept(full)
     answers = store.together(
         store.store.accept([NewRun(automation)]),
         store.store.accept([NewRun(full)]),
