@@ -356,6 +356,9 @@ class RunView:
     replay_of: UUID | None
     held_by: str | None = None
     progress: Progress | None = None
+    released: int = 0
+    """Attempts that a draining worker gave back. They count in `attempt`, but neither as retries nor towards
+    `max_attempts`."""
     attempts: tuple[AttemptView, ...] = ()
 
     @property
@@ -365,7 +368,8 @@ class RunView:
 
     @property
     def retry_count(self) -> int:
-        return max(self.attempt - 1, 0)
+        """Attempts after the first, without those that cost none."""
+        return max(self.attempt - self.released - 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +377,8 @@ class RunFilter:
     """Which Runs a listing shows; all given fields must match."""
 
     states: frozenset[RunState] | None = None
+    reasons: Mapping[RunState, str] = field(default_factory=dict)
+    """Of a state named here only Runs with this reason; Runs of other states are as `states` says."""
     automations: frozenset[int] | None = None
     user: str | None = None
     since: datetime | None = None

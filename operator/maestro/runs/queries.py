@@ -71,6 +71,12 @@ _FAILED = Sql("""
     WHERE automation_id = :pk AND state = 6 AND state >= 5 ORDER BY seq DESC LIMIT :limit""")
 
 _R, _D, _A, _S = schema.run.c, schema.run_detail.c, schema.automation.c, schema.solution.c
+_RELEASED = (
+    sa.select(sa.func.count())
+    .where(schema.attempt.c.run_seq == _R.seq, schema.attempt.c.outcome == lifecycle.RELEASED)
+    .correlate(schema.run)
+    .scalar_subquery()
+)
 _SHOWN = (
     sa.select(
         *(_R.seq, _R.id, _R.automation_id, _R.state, _R.reason, _R.message, _R.error_class, _R.parameters, _R.result),
@@ -79,6 +85,7 @@ _SHOWN = (
         *(_D.priority, _D.fairness_key, _D.user_name, _D.labels, _D.reference, _D.schedule, _D.tick),
         _A.id.label("automation_text"),
         _S.id.label("solution_text"),
+        _RELEASED.label("released"),
     )
     .select_from(schema.run)
     .outerjoin(schema.run_detail, _D.run_seq == _R.seq)
@@ -220,6 +227,7 @@ def _conditions(wanted: RunFilter, transaction: Transaction) -> list[sa.ColumnEl
     conditions: list[sa.ColumnElement[bool]] = []
     if wanted.states is not None:
         conditions.append(_R.state.in_(sorted(state.code for state in wanted.states)))
+    conditions += [sa.or_(_R.state != state.code, _R.reason == reason) for state, reason in wanted.reasons.items()]
     if wanted.automations is not None:
         conditions.append(_R.automation_id.in_(sorted(wanted.automations)))
     if wanted.since is not None:
@@ -265,7 +273,9 @@ def _view(row: Any, attempts: tuple[AttemptView, ...] = (), progress: Progress |
         parameters=json.loads(row.parameters),
         result=None if row.result is None else json.loads(row.result),
         attempt=row.attempt,
-        max_attempts=row.max_attempts,
+        # each release has raised the row's limit by one
+        max_attempts=row.max_attempts - row.released,
+        released=row.released,
         accepted_at=from_micros(row.accepted_at),
         queued_at=_time(row.queued_at),
         started_at=_time(row.started_at),

@@ -69,6 +69,10 @@ class Registry:
         pk = self._ids.get(automation_id)
         return None if pk is None else (pk, self._live[pk])
 
+    def keys_named(self, automation_id: str) -> frozenset[int]:
+        """Keys of every registration with this id, deleted ones included."""
+        return frozenset(pk for pk, known in self._known.items() if known.registration.id == automation_id)
+
     def by_uid(self, uid: str) -> Known | None:
         pk = self._uids.get(uid)
         return None if pk is None else self._known[pk]

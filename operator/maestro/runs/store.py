@@ -141,6 +141,10 @@ class RunStore:
         known = self._registry.by_uid(uid)
         return None if known is None else known.pk
 
+    def keys_named(self, automation_id: str) -> frozenset[int]:
+        """The keys of every object that has or had this id (`<namespace>.<name>`), from memory."""
+        return self._registry.keys_named(automation_id)
+
     async def refresh(self) -> None:
         """Reads registrations that other replicas wrote; called by whoever polls, and after an id isn't known."""
         await self._read(self._registry.load)
@@ -194,7 +198,7 @@ class RunStore:
     async def accept(self, runs: Sequence[NewRun]) -> list[Accepted]:
         """Accepts a list, all or nothing, in one transaction; an answer for each, in order.
 
-        Raises IdempotencyConflict, Backlog, UnknownAutomation, InvalidRun.
+        Raises IdempotencyConflict, Backlog, NeverFits, UnknownAutomation, InvalidRun.
         """
         if not runs:
             return []

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from tests.integration.runs.world import World
 
-from maestro.runs.model import RunFilter, RunState
+from maestro.runs.model import NOTHING_TO_DO, RunFilter, RunState
 
 DAY = 24 * 3600
 
@@ -55,6 +55,9 @@ class TestLists:
         (other,) = store.accept(automation, user="bob", labels={"a.b/c": "z"})
         done = store.running(automation, user="cy", copy_of=mine, priority=5)
         store.finish(done)
+        idle = store.running(automation)
+        store.finish(idle, "completed_no_invoices")
+        nothing = {RunState.SUCCEEDED: NOTHING_TO_DO}
         middle = start + timedelta(seconds=30)
         for wanted, expected in (
             (RunFilter(user="ana"), [mine]),
@@ -62,9 +65,11 @@ class TestLists:
             (RunFilter(labels={"a.b/c": 'x"y'}), [mine]),
             (RunFilter(schedule="nightly"), [mine]),
             (RunFilter(copy_of=mine), [done]),
-            (RunFilter(states=frozenset({RunState.SUCCEEDED})), [done]),
+            (RunFilter(states=frozenset({RunState.SUCCEEDED})), [done, idle]),
+            (RunFilter(states=frozenset({RunState.SUCCEEDED}), reasons=nothing), [idle]),
+            (RunFilter(reasons=nothing), [mine, other, idle]),
             (RunFilter(until=middle), [mine]),
-            (RunFilter(since=middle), [other, done]),
+            (RunFilter(since=middle), [other, done, idle]),
             (RunFilter(user="ana", reference="other"), []),
         ):
             from dataclasses import replace

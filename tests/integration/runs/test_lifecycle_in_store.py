@@ -9,7 +9,7 @@ import pytest
 from tests.integration.runs.world import OTHER, WORKER, World
 
 from maestro.runs.errors import StaleEpoch
-from maestro.runs.model import RunState
+from maestro.runs.model import RunFilter, RunState
 
 FAILED, CANCELED, PENDING, QUEUED = RunState.FAILED, RunState.CANCELED, RunState.PENDING, RunState.QUEUED
 RUNNING, RETRYING, SUCCEEDED, HELD = RunState.RUNNING, RunState.RETRYING, RunState.SUCCEEDED, RunState.HELD
@@ -176,8 +176,26 @@ def test_a_release_costs_no_attempt(store: World) -> None:
     store.claim(automation)
     assert store.start(run, OTHER).attempt == 2
     assert store.finish(run).status == 409
+    assert (store.get(run).retry_count, store.get(run).max_attempts) == (0, 1)
     store.report("finish", run, OTHER, attempt=2, status="completed")
     assert store.state(run) is SUCCEEDED
+
+
+def test_retries_are_counted_without_what_was_released(store: World) -> None:
+    automation = store.automation(max_attempts=3, backoff_initial=0.0)
+    run = store.running(automation)
+    store.report("release", run, attempt=1)
+    store.claim(automation)
+    assert store.start(run).attempt == 2
+    store.finish(run, "failed", attempt=2, kind="technical")
+    assert (store.get(run).retry_count, store.get(run).max_attempts) == (0, 3)
+    store.advance(60)
+    store.due()
+    store.claim(automation)
+    assert store.start(run).attempt == 3
+    assert (store.get(run).retry_count, store.get(run).max_attempts) == (1, 3)
+    (listed,) = store.do(store.store.list_runs(RunFilter(automations=frozenset({automation})))).items
+    assert (listed.retry_count, listed.max_attempts) == (1, 3)
 
 
 def test_cancel_of_what_waits_and_of_what_runs(store: World) -> None:
