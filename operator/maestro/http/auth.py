@@ -92,8 +92,12 @@ class Permission:
 
     def __str__(self) -> str:
         resource = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
-        where = f" in namespace {self.namespace}" if self.namespace else " in all namespaces"
-        return f"{self.verb} {resource}{where}"
+        return f"{self.verb} {resource} {self._where()}"
+
+    def _where(self) -> str:
+        if self.name:
+            return f"of {self.namespace}/{self.name}"
+        return f"in namespace {self.namespace}" if self.namespace else "in all namespaces"
 
 
 class ApiKey:
@@ -103,6 +107,11 @@ class ApiKey:
         self._path = path
         self._stamp: tuple[int, int] | None = None
         self._digest: bytes | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether there is a key at all."""
+        return self._current() is not None
 
     def matches(self, given: str) -> bool:
         """Compare in constant time; False when the file is absent or empty."""
@@ -188,7 +197,9 @@ class Authenticator:
         key = connection.headers.get(API_KEY_HEADER)
         if key is None:
             raise _unauthorized("a worker's token (Authorization: Bearer <token>) or X-Worker-API-Key is needed")
-        if self._api_key is None or not self._api_key.matches(key):
+        if self._api_key is None or not self._api_key.present:
+            raise _unauthorized("this installation has no X-Worker-API-Key; a worker's token is needed")
+        if not self._api_key.matches(key):
             raise _unauthorized("X-Worker-API-Key isn't the key of this installation")
         return Worker(connection.client.host if connection.client else "unknown", None)
 

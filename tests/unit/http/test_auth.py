@@ -164,7 +164,29 @@ def test_a_missing_permission_is_named(authenticator: Authenticator, cluster: Cl
         await authenticator.require(await authenticator.person(bearer("ana")), EXECUTE)
 
     error = refused(run())
-    assert (error.status, error.message) == (403, "ana may not create automations/execute in namespace team")
+    assert (error.status, error.message) == (403, "ana may not create automations/execute of team/video")
+
+
+def test_a_permission_says_how_far_it_reaches() -> None:
+    assert str(Permission("list", "automations", "runs")) == "list automations/runs in all namespaces"
+    assert str(Permission("list", "automations", namespace="team")) == "list automations in namespace team"
+    assert str(EXECUTE) == "create automations/execute of team/video"
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_where_no_key_is_set_that_is_said(cluster: Cluster, tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "unset"
+    if content is not None:
+        file.write_text(content)
+    for api_key in (None, ApiKey(file)):
+        keyless = Authenticator(cluster, cluster, audience="maestro", api_key=api_key)
+        error = refused(keyless.worker(connection(x_worker_api_key="guess")))
+        assert (error.status, error.message.split(";")[0]) == (401, "this installation has no X-Worker-API-Key")
+
+
+def test_a_wrong_key_is_said_to_be_wrong(authenticator: Authenticator) -> None:
+    error = refused(authenticator.worker(connection(x_worker_api_key="guess")))
+    assert error.message == "X-Worker-API-Key isn't the key of this installation"
 
 
 def test_a_worker_is_known_by_its_pod(authenticator: Authenticator, cluster: Cluster) -> None:
