@@ -152,6 +152,19 @@ class Directory:
         registration = registration_of(automation)
         return await self._store.register(registration), registration
 
+    async def keys_named(self, automation_id: str) -> frozenset[int]:
+        """The keys of the Automation and of those that had its id before it; they outlive the object.
+
+        Raises
+        ------
+        HttpError
+            As `find`, where no Automation with this id was ever known.
+        """
+        known = self._store.keys_named(automation_id)
+        if known and self._catalog.version(automation_id) is None:
+            return known
+        return known | {(await self.find(automation_id))[0]}
+
     async def key_of(self, uid: str, automation_id: str) -> int:
         """The key of the Automation with this UID; of one that is gone too: its pods finish what they run."""
         known = self._store.key_of(uid)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from maestro.http.answers import encode
 from maestro.kube.errors import KubeError
-from maestro.runs.errors import Backlog, IdempotencyConflict, StoreUnavailable, UnknownAutomation, UnknownRun
-from maestro.runs.parameters import InvalidParameters, InvalidSchema
+from maestro.runs.errors import (
+    Backlog,
+    IdempotencyConflict,
+    NeverFits,
+    StoreUnavailable,
+    UnknownAutomation,
+    UnknownRun,
+)
+from maestro.runs.parameters import InvalidParameters, InvalidSchema, is_unknown
 
 OLDER_PREFIX = "/v1.0.0/"
 RETRY_AFTER_SECONDS = 5
@@ -75,13 +82,24 @@ def invalid(path: str, rule: str, *, status: int = 422) -> HttpError:
     return HttpError(status, f"{path}: {rule}" if path else rule, details=[{"path": path, "rule": rule}])
 
 
-def invalid_model(error: ValidationError) -> HttpError:
+def invalid_model(error: ValidationError, model: type[BaseModel]) -> HttpError:
     """A body or query that its pydantic model refuses; the rules are named, the values aren't repeated."""
+    known = [field.alias or name for name, field in model.model_fields.items()]
     details = [
-        {"path": ".".join(map(str, e["loc"])), "rule": e["msg"]}
+        {"path": ".".join(map(str, e["loc"])), "rule": _rule(e["type"], e["msg"], known if len(e["loc"]) == 1 else ())}
         for e in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return HttpError(422, "; ".join(map(described, details[:_MOST_DESCRIBED])), details=details)
+
+
+def _rule(kind: str, message: str, known: Iterable[str]) -> str:
+    match kind:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            return is_unknown(known)
+        case _:
+            return message
 
 
 def invalid_parameters(error: InvalidParameters, prefix: str = "") -> HttpError:
@@ -105,6 +123,8 @@ def translate(error: Exception) -> HttpError | None:
             return unavailable("the run store")
         case Backlog():
             return HttpError(429, str(error), headers=_retry(error.retry_after))
+        case NeverFits():
+            return HttpError(422, str(error), details=[{"path": "", "rule": "run.maxPending"}])
         case IdempotencyConflict():
             return HttpError(422, str(error), details=[{"path": "Idempotency-Key", "rule": str(error)}])
         case UnknownRun():

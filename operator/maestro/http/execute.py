@@ -19,7 +19,7 @@ from maestro.http.directory import Directory, split_id
 from maestro.http.endpoint import Answer, Body, Endpoint
 from maestro.http.errors import Detail, HttpError, described, invalid, invalid_model, invalid_parameters
 from maestro.http.models import AcceptedRun, AcceptedRuns, LastParameters, RunRequest
-from maestro.runs.errors import Backlog, IdempotencyConflict
+from maestro.runs.errors import Backlog, IdempotencyConflict, NeverFits
 from maestro.runs.model import Accepted, NewRun, Registration, older_status
 from maestro.runs.parameters import InvalidParameters, ParameterValidator
 from maestro.runs.store import RunStore
@@ -29,7 +29,7 @@ MOST_LINES = 10_000
 _MOST_DETAILS = 20
 _LINES_AT_A_TIME = 200
 _MAX_KEY = 255
-_WHY: dict[type[Exception], str] = {Backlog: "Backlog", IdempotencyConflict: "Conflict"}
+_WHY: dict[type[Exception], str] = {Backlog: "Backlog", NeverFits: "Backlog", IdempotencyConflict: "Conflict"}
 
 
 class Execute:
@@ -169,7 +169,7 @@ class Execute:
     async def _accept(self, runs: list[NewRun]) -> list[Accepted]:
         try:
             return await self._store.accept(runs)
-        except (Backlog, IdempotencyConflict) as error:
+        except (Backlog, NeverFits, IdempotencyConflict) as error:
             metrics.RUNS_REFUSED.labels(why=_WHY[type(error)]).inc()
             raise
 
@@ -178,7 +178,7 @@ def _wanted(given: dict[str, Any]) -> RunRequest:
     try:
         return RunRequest.model_validate(given)
     except ValidationError as error:
-        raise invalid_model(error) from None
+        raise invalid_model(error, RunRequest) from None
 
 
 def _new_run(key: int, parameters: dict[str, Any], wanted: RunRequest, person: Person, request: Request) -> NewRun:

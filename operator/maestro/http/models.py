@@ -107,8 +107,8 @@ class RunProgress(Model):
     at: datetime
 
 
-class Run(Model):
-    """A Run. `writeOnly` parameters are redacted."""
+class ListedRun(Model):
+    """A Run as a list shows it: all but its attempts. `writeOnly` parameters are redacted."""
 
     id: UUID
     automation_id: str
@@ -121,7 +121,7 @@ class Run(Model):
     error_class: str | None
     parameters: dict[str, Any] | None
     result: Any
-    retry_count: int
+    retry_count: int = Field(description="Attempts after the first, without those that draining workers gave back.")
     max_attempts: int
     created_at: datetime
     queued_at: datetime | None
@@ -131,7 +131,6 @@ class Run(Model):
     expires_at: datetime | None
     cancellation_requested_at: datetime | None
     last_heartbeat_at: datetime | None
-    attempts: list[Attempt]
     schedule: str | None
     scheduled_time: datetime | None
     copy_of: UUID | None
@@ -144,10 +143,16 @@ class Run(Model):
     progress: RunProgress | None
 
 
-class Runs(Model):
-    """A page of Runs, newest first."""
+class Run(ListedRun):
+    """A Run with its attempts. `writeOnly` parameters are redacted."""
 
-    items: list[Run]
+    attempts: list[Attempt]
+
+
+class Runs(Model):
+    """A page of Runs, newest first, without their attempts: `getRun` has those."""
+
+    items: list[ListedRun]
     next: str | None = Field(description="The `cursor` that asks for the next page; null ends.")
 
 
@@ -159,6 +164,7 @@ RunStatusOrState = Literal[
     "pending",
     "running",
     "completed",
+    "completed_no_invoices",
     "failed",
     "canceled",
     "Held",
@@ -177,9 +183,13 @@ class RunsQuery(Model):
     """Which Runs; all that is given must match."""
 
     status: Annotated[list[RunStatusOrState], BeforeValidator(_split)] | None = Field(
-        None, description="Statuses or states, separated by commas."
+        None,
+        description="Statuses or states, separated by commas. `completed` is every Run that succeeded, "
+        "`completed_no_invoices` only those that found nothing to do.",
     )
-    automation: str | None = Field(None, max_length=128, description="`<name>` or `<namespace>.<name>`.")
+    automation: str | None = Field(
+        None, max_length=128, description="`<name>` or `<namespace>.<name>`; of one that is gone too."
+    )
     user: Text | None = Field(None, max_length=512)
     reference: Text | None = Field(None, max_length=256)
     schedule: Text | None = Field(None, max_length=128)

@@ -33,4 +33,4 @@ def query(request: Request, model: type[M]) -> M:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise invalid_model(error) from None
+        raise invalid_model(error, model) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -18,7 +18,7 @@ from maestro.http.models import AcceptedRun, Canceled, CancelQuery, RetryRequest
 from maestro.http.query import query, run_id
 from maestro.http.views import RunViews
 from maestro.runs.errors import NotEnded, UnknownRun
-from maestro.runs.model import RunFilter, RunState, RunView, older_status
+from maestro.runs.model import NOTHING_TO_DO, RunFilter, RunState, RunView, older_status
 from maestro.runs.parameters import InvalidParameters
 from maestro.runs.store import RunStore
 
@@ -26,6 +26,7 @@ _STATES = {
     "pending": (RunState.PENDING, RunState.HELD, RunState.QUEUED, RunState.RETRYING),
     "running": (RunState.RUNNING,),
     "completed": (RunState.SUCCEEDED,),
+    "completed_no_invoices": (RunState.SUCCEEDED,),
     "failed": (RunState.FAILED,),
     "canceled": (RunState.CANCELED,),
 }
@@ -106,7 +107,7 @@ class RunRoutes:
         if wanted.automation is not None:
             automation_id = self._directory.full_id(wanted.automation)
             namespace, name = split_id(automation_id)
-            keys = frozenset({(await self._directory.find(automation_id))[0]})
+            keys = await self._directory.keys_named(automation_id)
         all_users = await self._authenticator.allowed(
             person, Permission("list", "automations", "runs", namespace, name)
         )
@@ -117,6 +118,7 @@ class RunRoutes:
             page = await self._store.list_runs(
                 RunFilter(
                     states=_states(wanted.status),
+                    reasons=_reasons(wanted.status),
                     automations=keys,
                     user=user,
                     since=wanted.since,
@@ -129,7 +131,7 @@ class RunRoutes:
             )
         except ValueError:
             raise invalid("cursor", "isn't a cursor that a page of Runs gave") from None
-        return json_answer({"items": [self._views.run(run) for run in page.items], "next": page.cursor})
+        return json_answer({"items": [self._views.listed(run) for run in page.items], "next": page.cursor})
 
     async def cancel(self, request: Request) -> Response:
         """Cancel what waits; ask what runs to stop."""
@@ -154,7 +156,7 @@ class RunRoutes:
         try:
             wanted = RetryRequest.model_validate(given)
         except ValidationError as error:
-            raise invalid_model(error) from None
+            raise invalid_model(error, RetryRequest) from None
         parameters = wanted.parameters
         if parameters is not None:
             _, registration = await self._directory.find(run.automation_id)
@@ -174,3 +176,10 @@ def _states(wanted: Sequence[str] | None) -> frozenset[RunState] | None:
     if not wanted:
         return None
     return frozenset(state for word in wanted for state in _STATES.get(word) or (RunState(word),))
+
+
+def _reasons(wanted: Sequence[str] | None) -> Mapping[RunState, str]:
+    """The one status that is a state with a reason narrows that state, unless all of it is asked for too."""
+    words = frozenset(wanted or ())
+    narrow = "completed_no_invoices" in words and words.isdisjoint(("completed", RunState.SUCCEEDED.value))
+    return {RunState.SUCCEEDED: NOTHING_TO_DO} if narrow else {}

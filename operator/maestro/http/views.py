@@ -28,6 +28,10 @@ class RunViews:
 
     def run(self, run: RunView) -> dict[str, Any]:
         """Everything that `GET /jobs/<id>` shows."""
+        return {**self.listed(run), "attempts": [_attempt(attempt, run) for attempt in run.attempts]}
+
+    def listed(self, run: RunView) -> dict[str, Any]:
+        """What a list shows of a Run: all but its attempts, which a page isn't read with."""
         return {
             "id": str(run.id),
             "automationId": run.automation_id,
@@ -50,7 +54,6 @@ class RunViews:
             "expiresAt": moment(run.expires_at),
             "cancellationRequestedAt": moment(run.cancel_requested_at),
             "lastHeartbeatAt": moment(run.last_heartbeat_at),
-            "attempts": [_attempt(attempt, run) for attempt in run.attempts],
             "schedule": run.schedule,
             "scheduledTime": moment(run.tick),
             "copyOf": _text(run.copy_of),

@@ -172,6 +172,15 @@ class Api:
 
         self.loop.run(upsert())
 
+    def forget(self, name: str, *, uid: str | None = None) -> None:
+        """Delete an Automation: its object is gone, its registration says so."""
+
+        async def remove() -> None:
+            self.cache.remove("team", name)
+            await self.store.deregister(uid or f"uid-of-{name}")
+
+        self.loop.run(remove())
+
     def queued(self, automation: int) -> list[Any]:
         """Claim what may go, as the leader's dispatcher does before it publishes."""
 

@@ -95,7 +95,17 @@ def test_too_long_a_backlog_is_429(api: Api) -> None:
     assert [api.call("POST", EXECUTE, {}).status for _ in range(3)] == [202, 202, 429]
     refused = api.call("POST", EXECUTE, {})
     assert int(refused.headers["Retry-After"]) > 0
-    assert "maxPending" in refused.json["message"]
+    message = "1 Run of team.video sent while 2 wait; run.maxPending allows 2 to wait"
+    assert refused.json["message"] == message
+
+
+def test_many_that_can_never_fit_are_422(api: Api) -> None:
+    api.automation(run={"maxPending": 2})
+    refused = api.call("POST", "/api/v1/automations/video/execute-many", [{}, {}, {}])
+    assert refused.status == 422
+    assert "Retry-After" not in refused.headers
+    assert refused.json["message"].startswith("3 Runs of team.video sent at once, but run.maxPending allows 2")
+    assert refused.json["details"] == [{"path": "", "rule": "run.maxPending"}]
 
 
 def test_a_run_may_carry_more(api: Api) -> None:

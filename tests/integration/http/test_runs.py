@@ -51,6 +51,51 @@ def test_runs_are_found_by_status_automation_and_time(api: Api) -> None:
     assert waiting in found(f"since={accepted}")
 
 
+def test_runs_that_found_nothing_to_do_are_found(api: Api) -> None:
+    key = api.automation()
+    idle, done = running(api, key), running(api, key)
+    api.call("POST", f"/api/v1/worker/jobs/{idle}/finish", {"status": "completed_no_invoices"}, **WORKER)
+    api.call("POST", f"/api/v1/worker/jobs/{done}/finish", {"status": "completed"}, **WORKER)
+    failed = running(api, key)
+    api.call("POST", f"/api/v1/worker/jobs/{failed}/finish", {"status": "failed"}, **WORKER)
+    for status, expected in (
+        ("completed_no_invoices", [idle]),
+        ("failed,completed_no_invoices", [failed, idle]),
+        ("completed", [done, idle]),
+        ("completed,completed_no_invoices", [done, idle]),
+        ("Succeeded,completed_no_invoices", [done, idle]),
+    ):
+        found = api.call("GET", f"/api/v1/jobs?status={status}").json["items"]
+        assert [run["id"] for run in found] == expected, status
+
+
+def test_a_list_leaves_attempts_out(api: Api) -> None:
+    job = running(api, api.automation())
+    (listed,) = api.call("GET", "/api/v1/jobs").json["items"]
+    shown = api.call("GET", f"/api/v1/jobs/{job}").json
+    assert set(shown) - set(listed) == {"attempts"}
+    schemas = api.call("GET", "/openapi.json").json["components"]["schemas"]
+    assert (set(schemas["ListedRun"]["properties"]), set(schemas["Run"]["properties"])) == (set(listed), set(shown))
+
+
+def test_runs_of_an_automation_that_is_gone_are_still_found(api: Api) -> None:
+    def listed() -> list[str]:
+        return [run["id"] for run in api.call("GET", "/api/v1/jobs?automation=video").json["items"]]
+
+    api.automation()
+    first = api.call("POST", EXECUTE, {}).json["job_id"]
+    api.forget("video")
+    assert listed() == [first]
+    api.automation(uid="another-uid", version="2")
+    second = api.call("POST", EXECUTE, {}).json["job_id"]
+    assert listed() == [second, first]
+    api.forget("video", uid="another-uid")
+    assert listed() == [second, first]
+    assert api.call("POST", EXECUTE, {}).status == 404
+    assert api.call("GET", "/api/v1/jobs?automation=never").status == 404
+    assert api.call("GET", "/api/v1/jobs?automation=video", token="eve").json["items"] == []
+
+
 def test_who_may_not_list_all_sees_their_own(api: Api) -> None:
     api.automation()
     anas = api.call("POST", EXECUTE, {}).json["job_id"]
@@ -59,7 +104,7 @@ def test_who_may_not_list_all_sees_their_own(api: Api) -> None:
     assert [run["id"] for run in api.call("GET", "/api/v1/jobs?user=bob").json["items"]] == [bobs]
     assert api.call("GET", f"/api/v1/jobs/{bobs}", token="bob").status == 200
     refused = api.call("GET", f"/api/v1/jobs/{anas}", token="bob")
-    assert (refused.status, refused.json["message"]) == (403, "bob may not get automations/runs in namespace team")
+    assert (refused.status, refused.json["message"]) == (403, "bob may not get automations/runs of team/video")
     assert api.call("POST", f"/api/v1/jobs/{anas}/cancel", token="bob").status == 403
     assert api.call("GET", f"/api/v1/jobs/{anas}/logs", token="bob").status == 403
 
