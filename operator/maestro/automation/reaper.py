@@ -218,6 +218,9 @@ class Reaper:
         queue = state.queues.get(name)
         if queue is None or registration.deletion_policy == "Retain" or self._claims.holder(name) is not None:
             return True
+        if topology.differences(queue, topology.Queue(name, registration.queue_arguments)):
+            log.info("queue %s is kept: Automation %s didn't declare it so", name, registration.id)
+            return True
         if registration.deletion_policy == "IfEmpty" and not await self._only_ours(queue, case):
             return False
         await self._broker.apply(Change("delete", topology.Queue(name, {}), f"queue {name} is no longer needed"))

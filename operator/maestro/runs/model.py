@@ -165,6 +165,8 @@ class Registration:
     solution: str = ""
     launch: Literal["Queue", "Job"] = "Queue"
     queue: str | None = None
+    queue_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """What the queue is declared with: one that was declared otherwise isn't this Automation's to delete."""
     parameters_in_message: bool = False
     script_path: str | None = None
     suspended: bool = False

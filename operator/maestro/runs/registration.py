@@ -18,6 +18,7 @@ def registration_of(automation: Automation) -> Registration:
         solution=automation.solution,
         launch=spec.launch,
         queue=automation.queue_name,
+        queue_arguments=automation.queue_arguments or {},
         parameters_in_message=queue.arguments is not None,
         script_path=spec.script_path,
         suspended=spec.suspend,

@@ -50,6 +50,21 @@ async def _reaped(world: World) -> bool:
     return await world.store.orphans(known) == []
 
 
+def test_a_queue_of_others_outlives_an_automation_that_claimed_it(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        name = f"others.{world.namespace}"
+        path = f"/api/queues/%2F/{name}"
+        world.broker("PUT", path, {"durable": True, "auto_delete": False, "arguments": {"x-max-length": 10}})
+        await world.apply(automation(queue={"name": name, "deletionPolicy": "Delete"}))
+        await world.stalled("QueueArgumentsDiffer")
+        await world.kube.delete(AUTOMATION, world.namespace, "orders")
+        await world.until("reaped", lambda: _reaped(world))
+        assert world.broker("GET", path)["arguments"]["x-max-length"] == 10
+        world.broker("DELETE", path)
+
+    play(scenario)
+
+
 def test_differing_arguments_are_named_and_left_alone(play: Play) -> None:
     async def scenario(world: World) -> None:
         name = f"older.{world.namespace}"
