@@ -8,6 +8,7 @@ from typing import Any
 from tests.integration.automation.conftest import Play
 from tests.integration.automation.world import World, automation
 
+from maestro.automation.merge import BUILT_IN, table_of
 from maestro.runs.model import NewRun
 
 
@@ -227,5 +228,12 @@ def test_a_rollout_past_its_deadline_is_stalled(play: Play) -> None:
 
         await world.kube.patch(DEPLOYMENT, world.namespace, "orders", {"spec": {"progressDeadlineSeconds": 1}})
         assert "0 of 1" in (await world.stalled("ProgressDeadlineExceeded"))["message"]
+
+    play(scenario)
+
+
+def test_the_built_in_merge_rules_are_the_servers(play: Play) -> None:
+    async def scenario(world: World) -> None:
+        assert table_of(await world.kube.openapi("apis/apps/v1")) == BUILT_IN
 
     play(scenario)
