@@ -21,6 +21,7 @@ Object = dict[str, Any]
 WORKER = "worker"
 NON_ROOT = 65532
 
+ANNOTATION_ACCOUNT = f"{GROUP}/service-account-uid"
 ANNOTATION_SPEC = f"{GROUP}/spec"
 """On a Deployment: the hash of what was applied, so that a changed wish is told from somebody's change."""
 ANNOTATION_USER = f"{GROUP}/broker-user"
@@ -134,7 +135,13 @@ def service_account(automation: Automation) -> Object:
 
 
 def deployment(
-    automation: Automation, installation: Installation, *, user: str, replicas: int, table: MergeTable = BUILT_IN
+    automation: Automation,
+    installation: Installation,
+    *,
+    user: str,
+    replicas: int,
+    account_uid: str | None = None,
+    table: MergeTable = BUILT_IN,
 ) -> Object:
     """The Deployment of an Automation's workers.
 
@@ -144,6 +151,9 @@ def deployment(
         The broker user in the Secret.
     replicas
         How many pods; Maestro owns the field, `kubectl scale` goes through the Automation.
+    account_uid
+        Of the ServiceAccount that Maestro made for them: a token is bound to it, so that pods of one that was made
+        anew are made anew too. None: the account is somebody else's.
     table
         The merge rules for `worker.template`.
 
@@ -155,6 +165,8 @@ def deployment(
     template = pod_template(automation, installation, table=table)
     if automation.spec.queue.arguments is not None:
         template["metadata"].setdefault("annotations", {})[ANNOTATION_USER] = user
+    if account_uid is not None:
+        template["metadata"].setdefault("annotations", {})[ANNOTATION_ACCOUNT] = account_uid
     spec = {
         "replicas": replicas,
         "revisionHistoryLimit": 3,

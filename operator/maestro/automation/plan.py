@@ -348,7 +348,7 @@ def _account(draft: _Draft) -> None:
         differing.append("automountServiceAccountToken")
     if live is None or differing:
         what = f"differed in {', '.join(differing)}" if live is not None else "was missing"
-        note = _drift(draft.was("WorkersReady") and draft.settled, f"ServiceAccount {draft.meta.name} {what}; repaired")
+        note = _drift(draft.settled, f"ServiceAccount {draft.meta.name} {what}; repaired")
         draft.actions.append(Apply(SERVICE_ACCOUNT, body, digest, note))
 
 
@@ -366,12 +366,17 @@ def _deployment(draft: _Draft) -> None:
         return
     if live is not None and _foreign(draft, live, DEPLOYMENT):
         return
+    account_uid = _account_uid(draft)
+    if account_uid is None and live is None and automation.spec.worker.service_account_name is None:
+        draft.workers = Verdict("False", "Creating", "the workers' ServiceAccount is being made")
+        return
     try:
         body = children.deployment(
             automation,
             draft.installation,
             user=draft.login.user if draft.login else "",
             replicas=_replicas(draft),
+            account_uid=account_uid,
             table=draft.table,
         )
     except InvalidTemplate as error:
@@ -384,6 +389,17 @@ def _deployment(draft: _Draft) -> None:
     _apply_deployment(draft, body)
     if live is not None:
         draft.workers = _workers(draft, live, body)
+
+
+def _account_uid(draft: _Draft) -> str | None:
+    """The UID of the account that Maestro made for the workers; while it is made anew, that of the one before."""
+    if draft.automation.spec.worker.service_account_name is not None:
+        return None
+    if draft.seen.service_account is not None:
+        return str(draft.seen.service_account["metadata"]["uid"])
+    template = (draft.seen.deployment or {"spec": {"template": {"metadata": {}}}})["spec"]["template"]
+    found = (template["metadata"].get("annotations") or {}).get(children.ANNOTATION_ACCOUNT)
+    return None if found is None else str(found)
 
 
 def _apply_deployment(draft: _Draft, body: Mapping[str, Any]) -> None:

@@ -10,7 +10,9 @@ from uuid import UUID
 
 import pytest
 from tests.unit.automation.worlds import (
+    ACCOUNT_UID,
     FRESH,
+    INSTALLATION,
     LATER,
     LOGIN,
     NOW,
@@ -137,16 +139,17 @@ def _refusal(kind: str, digest: str, *, final: bool = True) -> dict[str, Refusal
 
 
 def _digest(of: Automation) -> str:
-    return children.digest(children.deployment(of, _installation(), user=LOGIN.user, replicas=1))
-
-
-def _installation() -> Any:
-    from tests.unit.automation.worlds import INSTALLATION
-
-    return INSTALLATION
+    body = children.deployment(of, INSTALLATION, user=LOGIN.user, replicas=1, account_uid=ACCOUNT_UID)
+    return children.digest(body)
 
 
 SAME_GENERATION = _digest(SETTLED)
+
+
+def _another_account() -> dict[str, Any]:
+    account = dict(stable(SETTLED).service_account or {})
+    return {**account, "metadata": {**account["metadata"], "uid": "another"}}
+
 
 TABLE = [
     Row("stable, no changes", SETTLED, stable(SETTLED)),
@@ -157,10 +160,25 @@ TABLE = [
         "new",
         NEW,
         NEW_WORLD,
-        [*EVERYTHING, *CHILDREN],
+        [*EVERYTHING, *CHILDREN[:1]],
         ("False", "Creating"),
         "Reconciling",
         ["Creating"],
+    ),
+    Row(
+        "new, its account is made",
+        NEW,
+        replace(NEW_WORLD, service_account=stable(NEW).service_account),
+        [*EVERYTHING, *CHILDREN[1:]],
+        ("False", "Creating"),
+        "Reconciling",
+        ["Creating"],
+    ),
+    Row(
+        "the account was made anew: tokens of the old one are worth nothing",
+        SETTLED,
+        stable(SETTLED, service_account=_another_account()),
+        CHILDREN[1:],
     ),
     Row(
         "new, everything there but the status",

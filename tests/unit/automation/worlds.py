@@ -39,6 +39,9 @@ def automation(
     return Automation.model_validate(obj)
 
 
+ACCOUNT_UID = "uid-account"
+
+
 def queue_state(name: str = QUEUE, **more: Any) -> QueueState:
     given = {
         "name": name,
@@ -73,7 +76,10 @@ def broker_state(of: Automation, *, login: Login = LOGIN, **more: Any) -> Broker
 
 def deployment(of: Automation, *, replicas: int = 1, ready: int | None = None, **status: Any) -> dict[str, Any]:
     """The Deployment as the API server shows it once its pods are ready."""
-    body = children.deployment(of, INSTALLATION, user=LOGIN.user, replicas=replicas)
+    own_account = of.spec.worker.service_account_name is None
+    body = children.deployment(
+        of, INSTALLATION, user=LOGIN.user, replicas=replicas, account_uid=ACCOUNT_UID if own_account else None
+    )
     count = replicas if ready is None else ready
     body["metadata"] |= {"uid": "uid-d", "generation": 4}
     given = {
@@ -90,6 +96,7 @@ def deployment(of: Automation, *, replicas: int = 1, ready: int | None = None, *
 def stable(of: Automation, **more: Any) -> Observed:
     """A world in which everything that the Automation wants is there."""
     account = children.service_account(of)
+    account["metadata"]["uid"] = ACCOUNT_UID
     if of.spec.launch == "Job":
         return Observed(store=StoreView(Summary(Counts(), None, ())), service_account=account, **more)
     given: dict[str, Any] = {
