@@ -40,11 +40,15 @@ def plain_image(maestro: Cluster) -> None:
 
 
 def test_exit_zero_succeeds_with_parameters(maestro: Cluster, namespace: str, api: Client) -> None:
-    automation = job(maestro, namespace, "hello", 'echo "hello $PARAM_WHO"; cat "$MAESTRO_PARAMETERS_FILE"')
-    (run,) = api.ended(automation, [api.execute(automation, {"who": "world", "deep": {"list": [1, 2]}})])
+    schema = {"type": "object", "properties": {"password": {"type": "string", "writeOnly": True}}}
+    script = 'echo "hello $PARAM_WHO"; cat "$MAESTRO_PARAMETERS_FILE"'
+    automation = job(maestro, namespace, "hello", script, parameterSchema=schema)
+    given = {"who": "world", "deep": {"list": [1, 2]}, "password": "s3cret!"}
+    (run,) = api.ended(automation, [api.execute(automation, given)])
     assert run["state"] == "Succeeded", run
     assert "hello world" in run["result"]["log"]
     assert '"list"' in run["result"]["log"]
+    assert "s3cret!" not in str(run)
 
 
 def test_a_failure_carries_exit_code_and_last_words(maestro: Cluster, namespace: str, api: Client) -> None:

@@ -219,7 +219,7 @@ class JobFollower:
         pod = self._pods.get(key)
         if pod is not None:
             await self._begin(key, found[0], pod)
-            end = end.with_log(await self._log(key.namespace, pod))
+            end = end.with_log(await self._scrubbed(found[0], await self._log(key.namespace, pod)))
         await self._report_end(*found, pod, end)
         keep = KEEP_SUCCEEDED if end.succeeded else KEEP_FAILED
         try:
@@ -252,6 +252,18 @@ class JobFollower:
             # Its node may be gone; how it ended is known all the same.
             log.info("the log of pod %s/%s can't be read: %s", namespace, pod["metadata"]["name"], error)
             return ""
+
+    async def _scrubbed(self, run_id: UUID, text: str) -> str:
+        """What a container wrote, without the `writeOnly` parameters it was given."""
+        run = await self._store.get(run_id)
+        registration = self._store.registration(run.automation) if run is not None else None
+        if run is None or registration is None or not text:
+            return text
+        try:
+            validator = ParameterValidator(registration.parameter_schema, registration.default_parameters)
+        except InvalidSchema:
+            return text  # no Run is accepted under it; this one was under another
+        return validator.scrub(text, run.parameters or {})
 
     async def _vanished(self, key: ObjectKey) -> None:
         """Somebody deleted the Job: the attempt is lost, unless it had ended before."""

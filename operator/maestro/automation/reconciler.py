@@ -165,10 +165,23 @@ class AutomationReconciler:
             made = plan(automation, seen, self._installation(), now, password=memory.password, table=self.table)
             if not made.actions:
                 break
+            if _repairs(made.actions) and not await self._still_there(automation):
+                # Its children's end was heard of before its own: nothing here is to be made anew.
+                return self._resync
             await self._carry_out(automation, obj, made.actions, memory)
         if not await self._write_status(automation, obj, made, memory):
             return 0.0
         return min(jittered(self._resync, 0.1), made.requeue_after if made.requeue_after is not None else self._resync)
+
+    async def _still_there(self, automation: Automation) -> bool:
+        """Whether the object is there and isn't being deleted, as the API server knows it now."""
+        meta = automation.metadata
+        found = await self._get(AUTOMATION, meta.namespace, meta.name)
+        return (
+            found is not None
+            and found["metadata"]["uid"] == meta.uid
+            and not found["metadata"].get("deletionTimestamp")
+        )
 
     # -- observe
 
@@ -409,3 +422,8 @@ def _about_the_object(error: KubeError) -> bool:
     if isinstance(error, Invalid | BadRequest | Forbidden):
         return True
     return isinstance(error, Unavailable) and error.status == 500 and any(word in error.message for word in _NOT_TYPED)
+
+
+def _repairs(actions: Sequence[Action]) -> bool:
+    """Whether something is put right that somebody took away or changed."""
+    return any(isinstance(action, Apply | ChangeBroker | Remove) and action.note is not None for action in actions)

@@ -12,6 +12,7 @@ import jsonschema_rs
 from maestro.runs.model import Parameters
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_SHORTEST_SECRET = 4
 REDACTED = "***"
 MAX_DETAILS = 20
 """So many complaints are listed; one more says that there are others."""
@@ -82,6 +83,14 @@ class ParameterValidator:
         redacted = self._redacted([self._schema], parameters)
         return redacted if isinstance(redacted, dict) else {}
 
+    def scrub(self, text: str, parameters: Mapping[str, Any]) -> str:
+        """`text` without the `writeOnly` values of these parameters (those of fewer than four characters stay)."""
+        hidden = {str(leaf) for leaf in _hidden_leaves(parameters, self.redact(parameters))}
+        for secret in sorted(hidden, key=len, reverse=True):
+            if len(secret) >= _SHORTEST_SECRET:
+                text = text.replace(secret, REDACTED)
+        return text
+
     @property
     def has_secrets(self) -> bool:
         """The schema has `writeOnly` parameters."""
@@ -144,6 +153,18 @@ class ParameterValidator:
             else:
                 target = target.get(key) if isinstance(target, Mapping) else None
         return target
+
+
+def _hidden_leaves(value: Any, redacted: Any) -> Iterator[Any]:
+    """The scalars in `value` that are replaced in `redacted`."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _hidden_leaves(item, redacted[name] if isinstance(redacted, Mapping) else redacted)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _hidden_leaves(item, redacted[index] if isinstance(redacted, list) else redacted)
+    elif value != redacted and not isinstance(value, bool) and value is not None:
+        yield value
 
 
 def _compile(schema: Schema) -> jsonschema_rs.Draft202012Validator:

@@ -182,3 +182,17 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 
 def test_without_a_schema_anything_goes() -> None:
     assert ParameterValidator(None, {"a": 1}).merge_and_check({"b": [1]}) == {"a": 1, "b": [1]}
+
+
+def test_secrets_are_scrubbed_from_what_a_program_wrote() -> None:
+    schema = {
+        "properties": {
+            "login": {"properties": {"password": {"writeOnly": True}, "user": {}}},
+            "pin": {"writeOnly": True},
+            "no": {"writeOnly": True},
+        }
+    }
+    given = {"login": {"password": "s3cret!", "user": "ana"}, "pin": 1234, "no": "x"}
+    text = "ana logs in with s3cret! and 1234, x"
+    assert ParameterValidator(schema).scrub(text, given) == "ana logs in with *** and ***, x"
+    assert ParameterValidator({}).scrub(text, given) == text
