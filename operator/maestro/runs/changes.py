@@ -234,7 +234,17 @@ class Changes:
                 run = Run(*row[_OWN:])
                 key = None if row[4] is None else as_uuid(row[4])
                 tracked = Tracked(
-                    seq, as_uuid(row[1]), row[2], row[3], key, row[5], row[6], row[7], run, run.state, run.attempt
+                    seq,
+                    ids.get(row[1]) or as_uuid(row[1]),
+                    row[2],
+                    row[3],
+                    key,
+                    row[5],
+                    row[6],
+                    row[7],
+                    run,
+                    run.state,
+                    run.attempt,
                 )
                 self._tracked[seq] = tracked
             result.append(tracked)

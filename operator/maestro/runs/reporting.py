@@ -75,8 +75,9 @@ class _Reporting:
         self._started: dict[int, tuple[int, int]] = {}
 
     def treat(self, items: Sequence[Report]) -> list[ReportAnswer]:
-        runs = self._changes.load_ids({item.job for item in items})
-        steps = [self._one(item, runs.get(item.job)) for item in items]
+        known = self._changes.load_ids({item.job for item in items})
+        runs = [known.get(item.job) for item in items]
+        steps = [self._one(item, run) for item, run in zip(items, runs, strict=True)]
         parameters = self._parameters(items, runs, steps)
         self._changes.flush()
         self._transaction.many(_LOG, self._logs)
@@ -84,8 +85,8 @@ class _Reporting:
         self._transaction.many(_STARTED, self._started_rows())
         self._transaction.many(_UNKNOWN, [self._unknown[run_id] for run_id in sorted(self._unknown)])
         return [
-            step if isinstance(step, ReportAnswer) else self._answer(item, runs[item.job], step, parameters)
-            for item, step in zip(items, steps, strict=True)
+            step if isinstance(step, ReportAnswer) else self._answer(item, run, step, parameters)
+            for item, run, step in zip(items, runs, steps, strict=True)
         ]
 
     def _one(self, item: Report, tracked: Tracked | None) -> Step | ReportAnswer:
@@ -192,20 +193,20 @@ class _Reporting:
         tracked.changes["log_lines"] = tracked.log_lines
 
     def _parameters(
-        self, items: Sequence[Report], runs: dict[UUID, Tracked], steps: Sequence[Step | ReportAnswer]
+        self, items: Sequence[Report], runs: Sequence[Tracked | None], steps: Sequence[Step | ReportAnswer]
     ) -> dict[int, str]:
         """Parameters of the Runs that start: the message doesn't carry them."""
         started = {
-            runs[item.job].seq
-            for item, step in zip(items, steps, strict=True)
-            if item.op == "start" and isinstance(step, Step) and step.status == 200
+            run.seq
+            for item, run, step in zip(items, runs, steps, strict=True)
+            if item.op == "start" and run is not None and step.status == 200
         }
         if not started:
             return {}
         return {row[0]: row[1] for row in self._transaction.all(_PARAMETERS, {"seqs": sorted(started)})}
 
-    def _answer(self, item: Report, tracked: Tracked, step: Step, parameters: dict[int, str]) -> ReportAnswer:
-        if item.op == "start" and step.status == 200:
+    def _answer(self, item: Report, tracked: Tracked | None, step: Step, parameters: dict[int, str]) -> ReportAnswer:
+        if tracked is not None and item.op == "start" and step.status == 200:
             policy = self._changes.policy(tracked)
             return ReportAnswer(
                 200,

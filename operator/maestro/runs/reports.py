@@ -1,4 +1,8 @@
-"""What workers report about Runs, and what they are told. Mirrors the wire of `POST /api/v1/worker/reports`."""
+"""What workers report about Runs, and what they are told. Mirrors the wire of `POST /api/v1/worker/reports`.
+
+Reports and their answers are made for every start and end of a Run and are not frozen: that triples what one costs to
+make. Nobody changes them all the same.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ class ReportLine:
     actionable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """One thing that a worker says about one Run.
 
@@ -66,7 +70,7 @@ class Report:
     caller: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReportAnswer:
     """`status` as an HTTP code: 200, 403 `NotYourRun`, 404 `UnknownRun`, 409 with a `reason` (`running`, `ended`,
     `notDue`, `fenced`, `notRunning`)."""
