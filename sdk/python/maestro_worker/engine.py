@@ -147,8 +147,9 @@ class Engine:
             _Touched: self._on_touched,
             Stop: self._on_stop,
         }
-        self._concurrency = self._free = concurrency
-        self._running = 0
+        self._concurrency = concurrency
+        self._running = 0  # Runs that were given to the executor
+        self._starting = 0
         self._ahead = ReadAhead(concurrency)
         self._limit = concurrency
         self._stale = 0  # Runs in hand whose message can't be acknowledged any more
@@ -234,7 +235,7 @@ class Engine:
 
     def _request_due(self) -> float:
         """When the next request should go; infinity when there is nothing to say."""
-        if self._request or self._outbox or (self._waiting and self._free and not self._draining):
+        if self._request or self._outbox or (self._waiting and self._may_start() and not self._draining):
             return self._send_at
         due = self._next_beat
         if self._touched:
@@ -335,17 +336,32 @@ class Engine:
         if now >= self._stuck_at():
             unstarted = [*self._waiting]
             self._waiting.clear()
+            self._take_back_started()
             self._ahead.stuck()
-        limit = max(self._ahead.limit - self._stale, 0)
+        limit = max(self._ahead.messages - self._stale, 0)
         if unstarted or limit != self._limit:
             self._limit = limit
             self._transport.set_limit(limit, unstarted)
 
     def _stuck_at(self) -> float:
-        """When the message that has waited longest for a function to end goes back to the queue."""
-        if self._waiting and self._running == self._concurrency:
-            return max(self._waiting[0].arrived, self._back_since) + LONGEST_WAIT
-        return float("inf")
+        """When what has waited longest for a function to end goes back."""
+        if self._running < self._concurrency:
+            return float("inf")
+        since = float("inf")
+        if self._waiting:
+            since = max(self._waiting[0].arrived, self._back_since)
+        run = self._executor.first_waiting()
+        hand = None if run is None else self._hand_of(run)
+        if hand is not None:
+            since = min(since, hand.began)
+        return since + LONGEST_WAIT
+
+    def _take_back_started(self) -> None:
+        """Runs that were started ahead and haven't begun go to another worker."""
+        for run in self._executor.take_back():
+            hand = self._hand_of(run)
+            if hand is not None:
+                self._hand_back(hand)
 
     def _on_consumer_failed(self, event: ConsumerFailed) -> None:
         raise event.error
@@ -361,6 +377,7 @@ class Engine:
         starts = [item for item in self._outbox if item.answered == self._start_answered]
         for item in starts:
             self._outbox.remove(item)
+            self._starting -= 1
             del self._in_hand[item.hand.job]
             unstarted.append(item.hand.delivery)
         self._transport.stop_taking(unstarted)
@@ -370,14 +387,14 @@ class Engine:
     def _begin_starts(self) -> None:
         if self._draining:
             return
-        while self._free and self._waiting:
+        while self._waiting and self._may_start():
             delivery = self._waiting.popleft()
             if delivery.message.job in self._in_hand:
                 self._on_delivery(delivery)
                 continue
             job = delivery.message.job
             hand = self._in_hand[job] = _Hand(job, delivery)
-            self._free -= 1
+            self._starting += 1
             start = self._reporter.start(
                 job,
                 pub=delivery.pub,
@@ -387,14 +404,18 @@ class Engine:
             )
             self._outbox.append(_Item(start, hand, self._start_answered))
 
+    def _may_start(self) -> bool:
+        return self._starting + self._running < self._ahead.starts
+
     def _start_answered(self, item: _Item, answer: Answer) -> None:
         hand = item.hand
         if _again(answer):
             self._repeat(item)
-        elif answer["status"] == 200:
+            return
+        self._starting -= 1
+        if answer["status"] == 200:
             self._started(hand, answer)
         else:
-            self._free += 1
             refused = answer["status"] != 409
             if refused:
                 logger.warning("Run %s can't be started: %s", hand.job, _said(answer))
@@ -415,7 +436,6 @@ class Engine:
             touch=self._function_touched,
         )
         if self._draining:
-            self._free += 1
             self._hand_back(hand)
             return
         if answer.get("cancellation_requested"):
@@ -504,7 +524,6 @@ class Engine:
         if hand is None or hand.handed_back:
             return
         self._stops(hand)
-        self._free += 1
         self._ahead.ended(event.at - hand.began)
         run, outcome = event.run, event.outcome
         if run.fenced:
@@ -599,6 +618,7 @@ class Engine:
         self._give_up_at = now + max(self._drain_timeout, 5.0)
         logger.info("stopping: %d Runs in hand are finished first", len(self._in_hand))
         self._give_back()
+        self._take_back_started()
 
     def _drain(self, now: float) -> None:
         if now >= self._interrupt_at:

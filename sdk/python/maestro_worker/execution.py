@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,22 +22,55 @@ class Executor(Protocol):
     """Runs the worker's function; `ended` is told in whatever thread it ends."""
 
     def submit(self, runs: Sequence[Run]) -> None:
-        """Begin work on `runs`. Never more at a time than the concurrency it was made for."""
+        """Work on `runs`, in their order, and never on more at a time than the concurrency it was made for."""
+
+    def first_waiting(self) -> Run | None:
+        """The next Run to be begun; None when all that were submitted have begun."""
+
+    def take_back(self) -> list[Run]:
+        """Every Run that hasn't begun; they are not worked on any more."""
 
 
 def executor(worker: Worker[Any, Any], concurrency: int, ended: Ended) -> Executor:
     """The executor that fits the worker's function."""
-    return LoopExecutor(worker, ended) if worker.is_async else ThreadExecutor(worker, concurrency, ended)
+    kind = LoopExecutor if worker.is_async else ThreadExecutor
+    return kind(worker, concurrency, ended)
 
 
-class ThreadExecutor:
+class _Waiting:
+    """Runs that wait for a free function; deques may be used from both ends by any thread."""
+
+    def __init__(self) -> None:
+        self._runs: deque[Run] = deque()
+
+    def first_waiting(self) -> Run | None:
+        try:
+            return self._runs[0]
+        except IndexError:
+            return None
+
+    def take_back(self) -> list[Run]:
+        taken: list[Run] = []
+        while (run := self._next()) is not None:
+            taken.append(run)
+        return taken
+
+    def _next(self) -> Run | None:
+        try:
+            return self._runs.popleft()
+        except IndexError:
+            return None
+
+
+class ThreadExecutor(_Waiting):
     """Threads, started as needed; daemons, so that a function that can't be stopped doesn't hold up the exit."""
 
     def __init__(self, worker: Worker[Any, Any], concurrency: int, ended: Ended) -> None:
+        super().__init__()
         self._worker = worker
         self._concurrency = concurrency
         self._ended = ended
-        self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each Run that was submitted
         self._threads = 0
         self._busy = 0
         self._lock = threading.Lock()
@@ -44,20 +78,23 @@ class ThreadExecutor:
     def submit(self, runs: Sequence[Run]) -> None:
         with self._lock:
             self._busy += len(runs)
-            missing = min(self._busy, self._concurrency) - self._threads
-            self._threads += max(missing, 0)
-        for run in runs:
-            self._runs.put(run)
+            missing = max(min(self._busy, self._concurrency) - self._threads, 0)
+            self._threads += missing
+        self._runs.extend(runs)
+        for _ in runs:
+            self._calls.put(None)
         for _ in range(missing):
             threading.Thread(target=self._work, name=f"maestro-{self._worker.name}", daemon=True).start()
 
     def _work(self) -> None:
         while True:
-            run = self._runs.get()
-            ended = contextvars.Context().run(self._call, run)
+            self._calls.get()
+            run = self._next()
+            ended = None if run is None else contextvars.Context().run(self._call, run)
             with self._lock:
                 self._busy -= 1
-            self._ended(run, ended)
+            if run is not None and ended is not None:
+                self._ended(run, ended)
 
     def _call(self, run: Run) -> Outcome:
         try:
@@ -66,24 +103,31 @@ class ThreadExecutor:
             return outcome.of_error(error)
 
 
-class LoopExecutor:
+class LoopExecutor(_Waiting):
     """One event loop in a thread of its own; each Run is a task."""
 
-    def __init__(self, worker: Worker[Any, Any], ended: Ended) -> None:
+    def __init__(self, worker: Worker[Any, Any], concurrency: int, ended: Ended) -> None:
+        super().__init__()
         self._worker = worker
+        self._concurrency = concurrency
         self._ended = ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="maestro-loop", daemon=True).start()
 
     def submit(self, runs: Sequence[Run]) -> None:
-        self._loop.call_soon_threadsafe(self._begin, runs)
+        self._runs.extend(runs)
+        self._loop.call_soon_threadsafe(self._begin)
 
-    def _begin(self, runs: Sequence[Run]) -> None:
-        for run in runs:
+    def _begin(self) -> None:
+        while len(self._tasks) < self._concurrency and (run := self._next()) is not None:
             task = self._loop.create_task(self._work(run), context=contextvars.Context())
             self._tasks.add(task)  # the loop itself keeps only a weak reference
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._begin()
 
     async def _work(self, run: Run) -> None:
         try:

@@ -85,7 +85,7 @@ def test_the_message_is_not_acknowledged_before_the_finish_was_answered() -> Non
     with World(work) as world:
         world.run("a")
         assert ended.wait(10)
-        until(lambda: world.engine._free == 4)
+        until(lambda: not world.engine._running)
         assert world.transport.done == []
         world.api.gate.set()
         until(lambda: world.transport.done == [(1, 1)])
