@@ -58,3 +58,9 @@ def ends(run: Run, how: str, times: int = 1) -> Any:
     if how == "not json":
         return {"what": object()}
     return {"attempt": run.attempt, "how": how}
+
+
+@worker
+def wait(seconds: float = 0.0) -> None:
+    """Take `seconds`, and nothing else."""
+    time.sleep(seconds)

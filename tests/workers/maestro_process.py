@@ -20,6 +20,7 @@ import pika
 import uvicorn
 import uvloop
 
+from maestro.app import SWITCH_SECONDS
 from maestro.broker.publisher import Publisher
 from maestro.http.app import Services, create_app
 from maestro.http.auth import POD_NAME, POD_UID, ApiKey, Authenticator, Owner
@@ -87,6 +88,7 @@ def registration(fields: dict[str, Any]) -> Registration:
 
 async def serve(configuration: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     registrations = [registration(fields) for fields in configuration["automations"]]
     store = RunStore.open(configuration["store"])
     for each in registrations:

@@ -30,6 +30,11 @@ SUCCESS, TECHNICAL, USAGE, BUSINESS, CANCELED = 0, 1, 2, 3, 4
 """Exit codes. A queue worker ends with SUCCESS once it has stopped in good order."""
 
 
+SWITCH_SECONDS = 0.0005
+"""So long a function that computes holds the interpreter's lock at a stretch: Python's own 5 ms would delay every
+message, report and heartbeat by as much."""
+
+
 def main(worker: Worker[Any, Any]) -> NoReturn:
     """Run `worker` as its environment says, and exit.
 
@@ -60,6 +65,7 @@ def serve(worker: Worker[Any, Any], environ: Mapping[str, str]) -> int:
     """
     environment = Environment.read(environ)
     _set_up_logging()
+    sys.setswitchinterval(SWITCH_SECONDS)
     api = ReportsApi(environment.api_url, environment.credentials)
     try:
         return _serve_run(worker, environment, api) if environment.run_id else _serve_queue(worker, environment, api)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pika
@@ -242,17 +243,16 @@ def test_a_worker_waits_for_a_queue_that_is_not_there_yet(world: World) -> None:
     world.maestro.wait_for(world.submit(1))
 
 
-def test_what_was_read_ahead_of_quick_runs_does_not_wait_behind_long_ones(world: World) -> None:
-    busy = world.worker("busy", concurrency=2)
-    world.maestro.wait_for(world.submit(200))
-    # it starts and reads ahead by now: of long Runs all but two would wait for a function
-    jobs = world.submit(4, seconds=20.0)
-    world.wait_for_marks("ended", 200)
-    until(lambda: world.unacknowledged() == 4, "it holds them all")
-    until(lambda: world.unacknowledged() == 2, "it gives back what waits")
-    other = world.worker("other", concurrency=2)
-    until(lambda: all(job in world.marked("began") for job in jobs), "all four run")
-    assert len({line.split()[0] for job in jobs for line in world.marked("began")[job]}) == 2, "two by each worker"
-    assert {world.maestro.run(job)["retryCount"] for job in jobs} == {0}
-    for worker in (busy, other):
-        worker.kill()
+def test_what_waits_behind_long_runs_goes_to_another_worker_at_no_cost(make_world: Callable[..., World]) -> None:
+    world = make_world(max_attempts=1)
+    world.worker("busy", "wait", concurrency=2)
+    world.maestro.wait_for(world.maestro.submit(world.automation, [{}] * 400))
+    # it starts ahead by now, and would keep long Runs waiting
+    jobs = world.maestro.submit(world.automation, [{"seconds": 30.0}] * 4)
+    until(lambda: world.maestro.states(jobs)["Running"] == 4, "it has started them all")
+    until(lambda: world.maestro.states(jobs)["Running"] == 2, "it gives back those that wait for a function")
+    world.worker("other", "wait", concurrency=2)
+    until(lambda: world.maestro.states(jobs)["Running"] == 4, "another worker takes them")
+    runs = [world.maestro.run(job) for job in jobs]
+    assert Counter(run["attempts"][-1]["pod"] for run in runs) == {"busy": 2, "other": 2}
+    assert {run["retryCount"] for run in runs} == {0}
