@@ -55,7 +55,7 @@ class RootFs:
                     "--variant=minbase",
                     f"--include={','.join(self.include)}",
                     self.release,
-                    temporary,
+                    target,
                 ],
                 writes=file.parent,
             )
