@@ -9,6 +9,7 @@ of `Registration`, `policy` with those of `RunPolicy`). What Kubernetes would an
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import sys
@@ -89,6 +90,8 @@ def registration(fields: dict[str, Any]) -> Registration:
 async def serve(configuration: dict[str, Any]) -> None:
     """Serve until SIGTERM."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
     registrations = [registration(fields) for fields in configuration["automations"]]
     store = RunStore.open(configuration["store"])
     for each in registrations:
