@@ -82,6 +82,11 @@ class RabbitMQ:
         """The broker's log."""
         return self._daemon.log
 
+    @property
+    def pid(self) -> int:
+        """The broker's process; raises ClusterError where it doesn't run."""
+        return self._running_broker().pid
+
     def alive(self) -> bool:
         """Say whether the broker's process runs."""
         return self._daemon.alive()

@@ -6,7 +6,8 @@ Each contender has two worker processes of threads; the backlog is queued first,
 rate is that of the drain from the first to the last end. Maestro's is the real thing: quorum queue, dispatcher, HTTP
 API and a SQLite store that records every start and end (its last end is the later of function and record). Celery
 acknowledges late, with its usual prefetch; Dramatiq as it comes. The contenders take turns, so that a busy machine is
-busy for all of them; what counts is the ratio within a turn.
+busy for all of them; what counts is the ratio within a turn. The processor time of a message, of the contender's
+processes and the broker together, hardly depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.cluster.rabbitmq import RabbitMQ
 from tests.performance import stamps
@@ -55,18 +57,33 @@ class Bench:
         """Wait until the whole backlog lies in the queue."""
         until(lambda: messages_ready(self.broker, queue) == self.messages, f"{self.messages} in {queue}", PATIENCE)
 
-    def drained(self, folder: Path, workers: list[Process]) -> list[float]:
-        """Wait until everything was done; returns the stamps."""
-        until(lambda: self._done(folder, workers), "the backlog is drained", PATIENCE)
+    def drained(self, folder: Path, workers: list[Process], others: Sequence[int] = ()) -> tuple[list[float], float]:
+        """Wait until everything was done.
+
+        Parameters
+        ----------
+        others
+            Processes that take part beside the workers and the broker.
+
+        Returns
+        -------
+        The stamps, and the seconds of processor time of each message, those before the first look left out.
+        """
+        pids = [*(worker.pid for worker in workers), *others, self.broker.pid]
+        looks: list[tuple[int, float]] = []
+
+        def done() -> bool:
+            for worker in workers:
+                assert worker.alive(), worker.text()[-3000:]
+            time.sleep(0.1)  # looking costs what is being measured
+            looks.append((len(stamps.read(folder)), sum(map(processor_time, pids))))
+            return looks[-1][0] >= self.messages
+
+        until(done, "the backlog is drained", PATIENCE)
         found = stamps.read(folder)
         assert len(found) == self.messages, f"{len(found)} calls for {self.messages} messages"
-        return found
-
-    def _done(self, folder: Path, workers: list[Process]) -> bool:
-        for worker in workers:
-            assert worker.alive(), worker.text()[-3000:]
-        time.sleep(0.2)  # looking costs what is being measured
-        return len(stamps.read(folder)) >= self.messages
+        number, busy = next(look for look in looks if look[0])
+        return found, (looks[-1][1] - busy) / max(self.messages - number, 1)
 
     def environ(self, folder: Path | None = None) -> dict[str, str]:
         """The environment of Celery's and Dramatiq's processes; with a folder for stamps: of a worker."""
@@ -90,12 +107,30 @@ def running(workers: list[Process]) -> Iterator[None]:
             worker.kill()
 
 
-def rate(first: float, last: float, messages: int) -> float:
-    """Ends a second, the first one being the start of the clock."""
-    return (messages - 1) / (last - first)
+class Turn(NamedTuple):
+    """What a contender has shown: ends a second, and processor time of a message in seconds."""
+
+    rate: float
+    busy: float
 
 
-def maestro(bench: Bench, server: Maestro, concurrency: int) -> float:
+def turn(first: float, last: float, messages: int, busy: float) -> Turn:
+    """The first end is the start of the clock."""
+    return Turn((messages - 1) / (last - first), busy)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process and its descendants have spent so far."""
+    spent = 0.0
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        spent = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            spent += sum(processor_time(int(child)) for child in (thread / "children").read_text().split())
+    return spent
+
+
+def maestro(bench: Bench, server: Maestro, concurrency: int) -> Turn:
     """SDK workers."""
     folder = bench.new_folder()
     before = time.time()
@@ -115,10 +150,10 @@ def maestro(bench: Bench, server: Maestro, concurrency: int) -> float:
         for number in range(PROCESSES)
     ]
     with running(workers):
-        found = bench.drained(folder, workers)
+        found, busy = bench.drained(folder, workers, [server.pid])
         recorded: list[float] = []
         until(lambda: _recorded(server, before, recorded) == bench.messages, "every Run is recorded", PATIENCE)
-    return rate(found[0], max(found[-1], recorded[-1]), bench.messages)
+    return turn(found[0], max(found[-1], recorded[-1]), bench.messages, busy)
 
 
 def _recorded(server: Maestro, since: float, last: list[float]) -> int:
@@ -131,7 +166,7 @@ def _recorded(server: Maestro, since: float, last: list[float]) -> int:
     return int(number)
 
 
-def celery(bench: Bench, concurrency: int) -> float:
+def celery(bench: Bench, concurrency: int) -> Turn:
     """Celery, threads pool."""
     folder = bench.new_folder()
     fill = [sys.executable, "-m", "tests.performance.noop_celery", str(bench.messages)]
@@ -145,11 +180,11 @@ def celery(bench: Bench, concurrency: int) -> float:
         argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         workers.append(Process(argv, bench.folder / f"{name}.log", bench.environ(folder)))
     with running(workers):
-        found = bench.drained(folder, workers)
-    return rate(found[0], found[-1], bench.messages)
+        found, busy = bench.drained(folder, workers)
+    return turn(found[0], found[-1], bench.messages, busy)
 
 
-def dramatiq(bench: Bench, concurrency: int) -> float:
+def dramatiq(bench: Bench, concurrency: int) -> Turn:
     """Dramatiq."""
     folder = bench.new_folder()
     fill = [sys.executable, "-m", "tests.performance.noop_dramatiq", str(bench.messages)]
@@ -159,8 +194,8 @@ def dramatiq(bench: Bench, concurrency: int) -> float:
     argv += [f"--threads={concurrency}", "--skip-logging"]
     workers: list[Process] = [Process(argv, bench.folder / f"dramatiq-{bench.turns}.log", bench.environ(folder))]
     with running(workers):
-        found = bench.drained(folder, workers)
-    return rate(found[0], found[-1], bench.messages)
+        found, busy = bench.drained(folder, workers)
+    return turn(found[0], found[-1], bench.messages, busy)
 
 
 def spread(values: list[float], form: str) -> str:
@@ -171,20 +206,21 @@ def spread(values: list[float], form: str) -> str:
 
 def compare(bench: Bench, server: Maestro, concurrency: int, repeats: int) -> None:
     """Let the contenders take turns, and print what came of it."""
-    contenders: dict[str, Callable[[], float]] = {
+    contenders: dict[str, Callable[[], Turn]] = {
         "maestro": lambda: maestro(bench, server, concurrency),
         "celery": lambda: celery(bench, concurrency),
         "dramatiq": lambda: dramatiq(bench, concurrency),
     }
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, run in contenders.items():
-            rates[name].append(run())
+            turns[name].append(run())
     print(f"concurrency {concurrency}, {PROCESSES} processes each, {bench.messages} messages, {repeats} turns")
-    for name, values in rates.items():
-        print(f"  {name:9} {spread(values, ',.0f'):>24} a second")
+    for name, shown in turns.items():
+        rates, busy = [each.rate for each in shown], [each.busy * 1e6 for each in shown]
+        print(f"  {name:9} {spread(rates, ',.0f'):>24} a second   {spread(busy, '.0f'):>15} µs of processor time each")
     for peer, goal in (("celery", 3.0), ("dramatiq", 1.0)):
-        ratios = [ours / theirs for ours, theirs in zip(rates["maestro"], rates[peer], strict=True)]
+        ratios = [ours.rate / theirs.rate for ours, theirs in zip(turns["maestro"], turns[peer], strict=True)]
         met = "met" if statistics.median(ratios) >= goal else "missed"
         judged = f"   goal ≥ {goal:g}: {met}" if concurrency == GOAL_AT else ""
         print(f"  maestro / {peer:9} {spread(ratios, '.2f'):>18}{judged}", flush=True)
@@ -194,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the comparison; returns 0 (figures are shown, not judged)."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one turn of 1,000 messages: does it run at all")
-    parser.add_argument("--messages", type=int, default=5_000)
+    parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--concurrency", default="16,100")
     options = parser.parse_args(argv)
