@@ -21,9 +21,10 @@ _COLUMNS = """
     state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot,
     ckey IS NOT NULL, replay_of IS NOT NULL,
     due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at"""
-_OWN = 8
-_BY_ID = Sql(f"SELECT {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")  # noqa: S608
-_BY_SEQ = Sql(f"SELECT {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")  # noqa: S608
+_OWN = 9
+_PARAMETERS = "CASE WHEN state = {Q} THEN parameters END"  # whoever loads a Queued Run by its id starts it
+_BY_ID = Sql(f"SELECT {_PARAMETERS}, {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")  # noqa: S608
+_BY_SEQ = Sql(f"SELECT NULL, {_COLUMNS} FROM run WHERE seq {{in :seqs}} ORDER BY seq {{lock}}")  # noqa: S608
 _KEYS_BY_ID = Sql("SELECT automation_id, ckey FROM run WHERE id {in :ids} AND ckey IS NOT NULL")
 _KEYS_BY_SEQ = Sql("SELECT automation_id, ckey FROM run WHERE seq {in :seqs} AND ckey IS NOT NULL")
 _ATTEMPT = Sql("""
@@ -47,7 +48,8 @@ _BLAMES_THE_WORKER = frozenset(
 
 _WAITING = (lifecycle.H, lifecycle.P, lifecycle.Q, lifecycle.T)
 
-_updates: dict[tuple[str, ...], Sql] = {}
+_GUARDS = ("seq", "state", "attempt")
+"""What a Run that is written must still have: its number, and the state and attempt that it was read with."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class Tracked:
     run: Run
     was_state: int
     was_attempt: int
+    parameters: Any = None
+    """As the column has them; None where they weren't read along."""
     changes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -228,23 +232,23 @@ class Changes:
         """`ids`: by what the column holds, where they are known: making them anew is dear."""
         result = []
         for row in rows:
-            seq = row[0]
+            parameters, seq, id_, automation, solution, ckey, log_lines, epoch, accepted_at = row[:_OWN]
             tracked = self._tracked.get(seq)
             if tracked is None:
                 run = Run(*row[_OWN:])
-                key = None if row[4] is None else as_uuid(row[4])
                 tracked = Tracked(
                     seq,
-                    ids.get(row[1]) or as_uuid(row[1]),
-                    row[2],
-                    row[3],
-                    key,
-                    row[5],
-                    row[6],
-                    row[7],
+                    ids.get(id_) or as_uuid(id_),
+                    automation,
+                    solution,
+                    None if ckey is None else as_uuid(ckey),
+                    log_lines,
+                    epoch,
+                    accepted_at,
                     run,
                     run.state,
                     run.attempt,
+                    parameters,
                 )
                 self._tracked[seq] = tracked
             result.append(tracked)
@@ -258,15 +262,14 @@ class Changes:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def _write_rows(self) -> None:
-        groups: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
         for seq in sorted(self._tracked):
             tracked = self._tracked[seq]
-            if tracked.changes:
-                columns = tuple(sorted(tracked.changes))
-                guard = {"seq": seq, "was_state": tracked.was_state, "was_attempt": tracked.was_attempt}
-                groups[columns].append({**tracked.changes, **guard})
+            changes = tracked.changes
+            if changes:
+                groups[tuple(changes)].append((*changes.values(), seq, tracked.was_state, tracked.was_attempt))
         for columns, rows in groups.items():
-            touched = self.transaction.many(_update(columns), rows)
+            touched = self.transaction.update("run", columns, _GUARDS, rows)
             if touched != len(rows):
                 raise Retry(f"{len(rows) - touched} of {len(rows)} Runs were changed by somebody else")
 
@@ -313,11 +316,3 @@ def _concerns_its_key(tracked: Tracked) -> bool:
         return False
     waits = tracked.run.state == lifecycle.P and not tracked.run.ready
     return waits or tracked.run.state != tracked.was_state
-
-
-def _update(columns: tuple[str, ...]) -> Sql:
-    if columns not in _updates:
-        assignments = ", ".join(f"{column} = :{column}" for column in columns)
-        guard = "seq = :seq AND state = :was_state AND attempt = :was_attempt"
-        _updates[columns] = Sql(f"UPDATE run SET {assignments} WHERE {guard}")  # noqa: S608 - names of lifecycle
-    return _updates[columns]

@@ -103,6 +103,12 @@ class Transaction:
                 self._cursor.execute(_insert(table, columns, size, "?"), values)
                 done += size
 
+    def update(self, table: str, columns: tuple[str, ...], guards: tuple[str, ...], rows: Sequence[Row]) -> int:
+        """Sets columns, one UPDATE for each row of values: those of `columns`, then what `guards` must still have. The
+        number of rows touched in all. Values go by their place: by name SQLite's driver takes three times as long."""
+        self._cursor.executemany(_update(table, columns, guards, "?" if self.sqlite else "%s"), rows)
+        return int(self._cursor.rowcount)
+
     def each(self, sql: Sql, rows: Sequence[Params]) -> list[list[Row]]:
         """Executes a statement with RETURNING for each row of parameters; what each returned."""
         if not rows:
@@ -151,6 +157,13 @@ as_json = json.JSONEncoder(separators=(",", ":")).encode
 def _insert(table: str, columns: tuple[str, ...], rows: int, mark: str) -> str:
     row = f"({', '.join([mark] * len(columns))})"
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - our own names
+
+
+@lru_cache(maxsize=256)
+def _update(table: str, columns: tuple[str, ...], guards: tuple[str, ...], mark: str) -> str:
+    assignments = ", ".join(f"{column} = {mark}" for column in columns)
+    conditions = " AND ".join(f"{column} = {mark}" for column in guards)
+    return f"UPDATE {table} SET {assignments} WHERE {conditions}"  # noqa: S608 - our own names
 
 
 class Retry(Exception):  # noqa: N818 - a signal, not a fault

@@ -194,18 +194,19 @@ class _Reporting:
 
     def _parameters(
         self, items: Sequence[Report], runs: Sequence[Tracked | None], steps: Sequence[Step | ReportAnswer]
-    ) -> dict[int, str]:
+    ) -> dict[int, Any]:
         """Parameters of the Runs that start: the message doesn't carry them."""
         started = {
-            run.seq
+            run.seq: run.parameters
             for item, run, step in zip(items, runs, steps, strict=True)
             if item.op == "start" and run is not None and step.status == 200
         }
-        if not started:
-            return {}
-        return {row[0]: row[1] for row in self._transaction.all(_PARAMETERS, {"seqs": sorted(started)})}
+        unread = sorted(seq for seq, parameters in started.items() if parameters is None)
+        if unread:
+            started.update(self._transaction.all(_PARAMETERS, {"seqs": unread}))
+        return started
 
-    def _answer(self, item: Report, tracked: Tracked | None, step: Step, parameters: dict[int, str]) -> ReportAnswer:
+    def _answer(self, item: Report, tracked: Tracked | None, step: Step, parameters: dict[int, Any]) -> ReportAnswer:
         if tracked is not None and item.op == "start" and step.status == 200:
             policy = self._changes.policy(tracked)
             return ReportAnswer(
