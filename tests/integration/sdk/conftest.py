@@ -65,6 +65,10 @@ class World:
         found: int | None = self.broker.api("GET", f"/api/queues/%2F/{self.queue}").get("messages_unacknowledged")
         return found
 
+    def consumers(self) -> int:
+        """How many workers take from the queue, as the broker last counted."""
+        return int(self.broker.api("GET", f"/api/queues/%2F/{self.queue}").get("consumers") or 0)
+
     def wait_for_empty_queue(self) -> None:
         until(lambda: self.messages() == 0, "every message is acknowledged")
 

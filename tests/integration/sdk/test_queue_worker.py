@@ -13,8 +13,9 @@ from tests.workers.processes import messages_ready, until
 
 
 def test_a_thousand_runs_through_two_workers(world: World) -> None:
-    jobs = world.submit(1000)
     workers = [world.worker("first", concurrency=16), world.worker("second", "note_async", concurrency=16)]
+    until(lambda: world.consumers() == 2, "both take from the queue")
+    jobs = world.submit(1000)
     world.maestro.wait_for(jobs)
     world.wait_for_empty_queue()
     began = world.marked("began")
