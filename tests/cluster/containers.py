@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -59,14 +60,15 @@ class Containers:
 
     def kill_tasks(self) -> None:
         """End every container at once; the shims go with them."""
+        wait_for("every container to end", self._no_task_left, timeout=30, every=0.2)
+
+    def _no_task_left(self) -> bool:
         for task in self.ctr("tasks", "ls", "-q").split():
-            # A task that is ending by itself at this moment is no error.
+            # One that ends by itself just now, or whose shim does, gives an error: what counts is that it goes.
             for action in (("kill", "-s", "SIGKILL"), ("rm", "-f")):
-                try:
+                with contextlib.suppress(CommandError):
                     self.ctr("tasks", *action, task)
-                except CommandError as error:
-                    if "not found" not in str(error) and "already finished" not in str(error):
-                        raise
+        return not self.ctr("tasks", "ls", "-q").split()
 
     def shims(self) -> list[Identity]:
         """Return the shims that serve this containerd, told by its socket in their command line."""
