@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import uvicorn
 import uvloop
@@ -29,7 +29,7 @@ from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient, Rate
 from maestro.kube.errors import KubeError
 from maestro.kube.informer import Informer
-from maestro.kube.kinds import AUTOMATION, ObjectKey
+from maestro.kube.kinds import AUTOMATION, REPROCESSING, SCHEDULE, Kind
 from maestro.kube.lease import lease_connector
 from maestro.runs.dispatcher import Dispatcher
 from maestro.runs.errors import StoreUnavailable
@@ -47,6 +47,30 @@ from maestro.settings import Settings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+KINDS: tuple[Kind, ...] = (AUTOMATION, SCHEDULE, REPROCESSING)
+
+
+class Feeds(NamedTuple):
+    """What kopf feeds in a controller: a cache and a queue for each kind."""
+
+    automations: handlers.Feed
+    schedules: handlers.Feed
+    reprocessings: handlers.Feed
+
+
+class Caches(NamedTuple):
+    """The custom resources as the API server holds them."""
+
+    automations: ObjectCache
+    schedules: ObjectCache
+    reprocessings: ObjectCache
+
+    @property
+    def synced(self) -> bool:
+        """Whether each kind was listed once."""
+        return all(cache.synced for cache in self)
+
 
 STORE_CHECK_SECONDS = 10.0
 RETENTION_SECONDS = 60.0
@@ -117,17 +141,19 @@ class Process:
         namespaces = settings.watch_namespaces or None
         roles = [self._watch_store(store)]
         if settings.role == "api":
-            cache = ObjectCache(AUTOMATION, namespaces=namespaces)
-            roles.append(Informer(self._kube, AUTOMATION, cache, namespaces=namespaces).run(self._stop))
+            caches = Caches(*(ObjectCache(kind, namespaces=namespaces) for kind in KINDS))
+            roles += [
+                Informer(self._kube, kind, cache, namespaces=namespaces).run(self._stop)
+                for kind, cache in zip(KINDS, caches, strict=True)
+            ]
         else:
-            queue: WorkQueue[ObjectKey] = WorkQueue("automation")
-            feed = handlers.Feed(AUTOMATION, queue, namespaces=namespaces)
-            cache = feed.cache
-            roles.append(self._run_kopf([feed]))
-            roles.append(self._lead(store, feed))
-        self._health.add("kubernetes", lambda: None if cache.synced else "the Automations aren't listed yet")
+            feeds = Feeds(*(handlers.Feed(kind, WorkQueue(kind.kind.lower()), namespaces=namespaces) for kind in KINDS))
+            caches = Caches(*(feed.cache for feed in feeds))
+            roles.append(self._run_kopf(list(feeds)))
+            roles.append(self._lead(store, feeds))
+        self._health.add("kubernetes", lambda: None if caches.synced else "the resources aren't listed yet")
         if settings.role != "controller":
-            roles.append(self._serve_api(store, cache))
+            roles.append(self._serve_api(store, caches))
         await run_until(self._stop, *roles, grace=20.0)
 
     # -- the run store
@@ -158,14 +184,16 @@ class Process:
 
     # -- the HTTP API
 
-    async def _serve_api(self, store: RunStore, cache: ObjectCache) -> None:
+    async def _serve_api(self, store: RunStore, caches: Caches) -> None:
         settings = self._settings
         key = ApiKey(settings.worker_api_key_file) if settings.worker_api_key_file else None
         # A client of its own: whoever tries bad tokens must not use up what the controllers may ask.
         reviews = await KubeClient.connect(rate=Rate(qps=settings.kube_qps, burst=settings.kube_burst))
         services = Services(
             store=store,
-            catalog=CacheCatalog(cache),
+            catalog=CacheCatalog(caches.automations),
+            schedules=caches.schedules,
+            reprocessings=caches.reprocessings,
             authenticator=Authenticator(reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key),
             settings=settings,
             stopping=self._stop,
@@ -191,7 +219,7 @@ class Process:
             after_spawn=lambda: _stop_on_signals(self._stop),
         )
 
-    async def _lead(self, store: RunStore, feed: handlers.Feed) -> None:
+    async def _lead(self, store: RunStore, feeds: Feeds) -> None:
         """Do the controller's work; where several could, only once elected.
 
         A process with all roles is the one pod of a StatefulSet: it needs no Lease, and outlives an API server that
@@ -200,7 +228,7 @@ class Process:
         settings = self._settings
         if settings.role == "all":
             metrics.LEADER.set(1)
-            await self._control(store, feed)
+            await self._control(store, feeds)
             return
         elected = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -213,11 +241,11 @@ class Process:
         try:
             await run_until(self._stop, _wait(elected))
             if not self._stop.is_set():
-                await self._control(store, feed)
+                await self._control(store, feeds)
         finally:
             await asyncio.to_thread(elector.stop)
 
-    async def _control(self, store: RunStore, feed: handlers.Feed) -> None:
+    async def _control(self, store: RunStore, feeds: Feeds) -> None:
         admin = await self._insist("the broker's Secret", self._broker_admin, KubeError, InvalidBrokerSecret)
         if admin is None:
             return
@@ -227,7 +255,12 @@ class Process:
         )
         async with ManagementClient(admin.management_url, admin.username, admin.password, admin.vhost) as management:
             automations = wiring.build(
-                settings=self._settings, kube=self._kube, store=store, admin=admin, management=management, feed=feed
+                settings=self._settings,
+                kube=self._kube,
+                store=store,
+                admin=admin,
+                management=management,
+                feed=feeds.automations,
             )
             dispatcher = Dispatcher(store, publisher, automations.launcher, observe=_count_dispatched)
             automations.on_queue_lost(dispatcher.lost)

@@ -26,6 +26,8 @@ from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.stats import StatsRoutes
 from maestro.http.views import RunViews
 from maestro.http.worker import WorkerRoutes
+from maestro.kube.cache import ObjectCache
+from maestro.kube.kinds import REPROCESSING, SCHEDULE
 from maestro.runs.store import RunStore
 from maestro.runtime.clock import Clock, utcnow
 from maestro.settings import Settings
@@ -41,6 +43,8 @@ class Services:
         The run store.
     catalog
         The Automations, from memory.
+    schedules, reprocessings
+        The other custom resources, from memory.
     authenticator
         Who calls, and what they may.
     settings
@@ -55,6 +59,8 @@ class Services:
     catalog: Catalog
     authenticator: Authenticator
     settings: Settings
+    schedules: ObjectCache = field(default_factory=lambda: ObjectCache(SCHEDULE))
+    reprocessings: ObjectCache = field(default_factory=lambda: ObjectCache(REPROCESSING))
     gateway: Gateway = field(default_factory=OpenGateway)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Clock = utcnow

@@ -98,7 +98,7 @@ class RunStore:
     async def ping(self) -> str | None:
         """None when the store can be written to, else what is wrong with it: for readiness and conditions."""
         try:
-            await self._write(lambda transaction: transaction.run(_PROBE))
+            await self.write(lambda transaction: transaction.run(_PROBE))
         except StoreUnavailable as error:
             return str(error)
         return None
@@ -121,7 +121,7 @@ class RunStore:
             self._announce(transaction, {pk})
             return pk
 
-        return await self._write(write)
+        return await self.write(write)
 
     def registrations(self) -> Mapping[int, Registration]:
         """The live registrations by key, from memory."""
@@ -147,7 +147,7 @@ class RunStore:
 
     async def refresh(self) -> None:
         """Reads registrations that other replicas wrote; called by whoever polls, and after an id isn't known."""
-        await self._read(self._registry.load)
+        await self.read(self._registry.load)
 
     async def deregister(self, uid: str, *, epoch: int | None = None) -> bool:
         """The object is gone: its waiting Runs end Canceled/AutomationDeleted, in batches; Running ones go on.
@@ -157,22 +157,22 @@ class RunStore:
             dispatch.fence(transaction, epoch)
             return self._registry.delete(transaction, uid, self._now())
 
-        pk = await self._write(mark)
+        pk = await self.write(mark)
         if pk is None:
             return False
 
         def cancel(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
             solution = self._registry.known(transaction, pk).solution
-            return alarms.cancel_waiting(self._changes(transaction), pk, solution, CANCEL_BATCH)
+            return alarms.cancel_waiting(self.changes(transaction), pk, solution, CANCEL_BATCH)
 
-        while await self._write(cancel) == CANCEL_BATCH:
+        while await self.write(cancel) == CANCEL_BATCH:
             pass
         return True
 
     async def orphans(self, known_uids: Collection[str]) -> list[Orphan]:
         """Registrations whose uid isn't among the known ones, deregistered or not, until they are reaped."""
-        return await self._read(lambda transaction: registry.orphans(transaction, self._registry, known_uids))
+        return await self.read(lambda transaction: registry.orphans(transaction, self._registry, known_uids))
 
     async def reaped(self, uid: str, *, epoch: int | None = None) -> None:
         """What belonged to the Automation outside is gone (queue, users); its registration may go with its Runs."""
@@ -181,7 +181,7 @@ class RunStore:
             dispatch.fence(transaction, epoch)
             self._registry.reaped(transaction, uid, self._now())
 
-        await self._write(write)
+        await self.write(write)
 
     async def unpause(self, automation: int, *, epoch: int | None = None) -> None:
         """Forgets the failures in a row, so that a paused Automation is dispatched again."""
@@ -191,7 +191,7 @@ class RunStore:
             if transaction.run(_UNPAUSE, {"pk": automation}):
                 self._announce(transaction, {automation})
 
-        await self._write(write)
+        await self.write(write)
 
     # -- accept --------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class RunStore:
 
     async def win_leadership(self) -> Leadership:
         """Takes the store: a new epoch, which ends every older one."""
-        return await self._write(dispatch.win)
+        return await self.write(dispatch.win)
 
     async def claim(self, epoch: int, automation: int, limit: int, *, only_replays: bool = False) -> list[Claimed]:
         """Writes up to `limit` Runs Queued, each with its publication number, in the order in which they must be
@@ -251,20 +251,20 @@ class RunStore:
             ledger.flush()
             return claimed
 
-        return await self._write(write, limit)
+        return await self.write(write, limit)
 
     async def queued_after(self, epoch: int, pub: int, limit: int) -> list[Claimed]:
         """Queued Runs whose publication number is greater than `pub`, in its order: what a new leader publishes
         again. Only reads: `epoch` is there so that the caller says who it is."""
-        return await self._read(lambda transaction: dispatch.queued_after(transaction, self._registry, pub, limit))
+        return await self.read(lambda transaction: dispatch.queued_after(transaction, self._registry, pub, limit))
 
     async def queued_runs(self, automation: int, limit: int, *, below: int | None = None) -> list[QueuedRun]:
         """Queued Runs of an Automation, the oldest publications first; `below`: only smaller numbers."""
-        return await self._read(lambda transaction: dispatch.queued_runs(transaction, automation, limit, below))
+        return await self.read(lambda transaction: dispatch.queued_runs(transaction, automation, limit, below))
 
     async def started_pub(self, epoch: int, automation: int) -> int:
         """The highest publication number of this epoch that was started on the Automation's queue; 0: none yet."""
-        return await self._read(lambda transaction: dispatch.started_pub(transaction, epoch, automation))
+        return await self.read(lambda transaction: dispatch.started_pub(transaction, epoch, automation))
 
     async def republish(self, epoch: int, items: Sequence[QueuedRun]) -> list[Claimed]:
         """Gives each that is still Queued with its number a new one, in order; publish what is returned."""
@@ -272,11 +272,11 @@ class RunStore:
         def write(transaction: Transaction) -> list[Claimed]:
             return dispatch.republish(transaction, self._registry, epoch, items, self._now())
 
-        return await self._write(write, len(items))
+        return await self.write(write, len(items))
 
     async def confirmed(self, epoch: int, pub: int) -> None:
         """Every publication up to `pub` was confirmed: the watermark. It never goes back."""
-        await self._write(lambda transaction: dispatch.confirmed(transaction, epoch, pub))
+        await self.write(lambda transaction: dispatch.confirmed(transaction, epoch, pub))
 
     async def unpublished(self, epoch: int, items: Sequence[Unpublished]) -> int:
         """Publications that came back: Queued → Pending with a growing pause, where `pub` is still the Run's own
@@ -284,22 +284,22 @@ class RunStore:
 
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
-            return dispatch.unpublished(self._changes(transaction), items)
+            return dispatch.unpublished(self.changes(transaction), items)
 
-        return await self._write(write, len(items))
+        return await self.write(write, len(items))
 
     async def due(self, now: datetime, limit: int = 500, *, epoch: int | None = None) -> Due:
         """Treats what the clock has brought: leases run out, timeouts, retries and `notBefore` come due, expiry."""
 
         def write(transaction: Transaction) -> Due:
             dispatch.fence(transaction, epoch)
-            return alarms.due(self._changes(transaction, to_micros(now)), limit)
+            return alarms.due(self.changes(transaction, to_micros(now)), limit)
 
-        return await self._write(write, limit)
+        return await self.write(write, limit)
 
     async def next_alarm(self) -> float | None:
         """Seconds until `due` has something to do (0: now); None: nothing is set."""
-        at = await self._read(alarms.next_alarm)
+        at = await self.read(alarms.next_alarm)
         return None if at is None else max((at - self._now()) / 1e6, 0.0)
 
     async def pod_gone(
@@ -316,9 +316,9 @@ class RunStore:
             dispatch.fence(transaction, epoch)
             of = [automation] if automation is not None else [known.pk for known in self._registry.everything()]
             until = to_micros(before if before is not None else self._clock())
-            return alarms.pod_gone(self._changes(transaction), pod_uid, of, until)
+            return alarms.pod_gone(self.changes(transaction), pod_uid, of, until)
 
-        return await self._write(write)
+        return await self.write(write)
 
     async def hold(self, solution_id: str, *, limit: int = 500, epoch: int | None = None) -> int:
         """The gateway of `<namespace>.<solution>` is shut: Pending, Queued and Retrying Runs (but replays) become
@@ -326,9 +326,9 @@ class RunStore:
 
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
-            return alarms.hold(self._changes(transaction), self._registry.of_solution(solution_id), limit)
+            return alarms.hold(self.changes(transaction), self._registry.of_solution(solution_id), limit)
 
-        return await self._write(write, limit)
+        return await self.write(write, limit)
 
     async def open_gateway(self, solution_id: str, *, limit: int = 500, epoch: int | None = None) -> int:
         """The gateway is open: the oldest held Runs become Pending. Returns how many; 0: none is left."""
@@ -338,9 +338,9 @@ class RunStore:
 
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
-            return alarms.open_gateway(self._changes(transaction), solution, limit)
+            return alarms.open_gateway(self.changes(transaction), solution, limit)
 
-        return await self._write(write, limit)
+        return await self.write(write, limit)
 
     # -- workers and people --------------------------------------------------------------------------------------
 
@@ -356,13 +356,13 @@ class RunStore:
         """Cancels a Run that isn't running; asks a running one to stop (`force`: ends it and fences the attempt).
         `why` is the reason that the Run ends with; `by` goes to the log only."""
         _log.info("cancel", extra={"run": str(run_id), "by": by, "force": force})
-        return await self._write(
-            lambda transaction: reporting.cancel(self._changes(transaction), run_id, why=why, force=force)
+        return await self.write(
+            lambda transaction: reporting.cancel(self.changes(transaction), run_id, why=why, force=force)
         )
 
     async def keys(self, automation: int, *, blocked: bool = True, limit: int = 100) -> list[KeyView]:
         """Ordering keys that are blocked (or all that have open Runs)."""
-        return await self._read(lambda transaction: keys.listing(transaction, automation, blocked=blocked, limit=limit))
+        return await self.read(lambda transaction: keys.listing(transaction, automation, blocked=blocked, limit=limit))
 
     async def release_key(self, automation: int, key: str) -> bool:
         """Unblocks an ordering key (`KeyView.key`). False: it wasn't blocked. Raises ValueError for what is no key."""
@@ -373,41 +373,41 @@ class RunStore:
             self._announce(transaction, {automation})
             return released
 
-        return await self._write(write)
+        return await self.write(write)
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     async def get(self, run_id: UUID) -> RunView | None:
         """One Run with its attempts and progress."""
-        return await self._read(lambda transaction: queries.get(transaction, run_id))
+        return await self.read(lambda transaction: queries.get(transaction, run_id))
 
     async def list_runs(self, filter: RunFilter | None = None, limit: int = 50, cursor: str | None = None) -> Page:
         """Runs, newest first (without attempts). Raises ValueError for a cursor that isn't one of ours."""
         wanted = filter or RunFilter()
-        return await self._read(lambda transaction: queries.list_runs(transaction, wanted, limit, cursor))
+        return await self.read(lambda transaction: queries.list_runs(transaction, wanted, limit, cursor))
 
     async def logs(self, run_id: UUID, after: int = 0, limit: int = 500) -> list[LogLine]:
         """Log lines of a Run in order, those with a number greater than `after`."""
-        return await self._read(lambda transaction: queries.logs(transaction, run_id, after, limit))
+        return await self.read(lambda transaction: queries.logs(transaction, run_id, after, limit))
 
     async def last_params(self, automation: int, user: str) -> Parameters | None:
         """The parameters of the user's last Run of an Automation."""
-        return await self._read(lambda transaction: queries.last_params(transaction, automation, user))
+        return await self.read(lambda transaction: queries.last_params(transaction, automation, user))
 
     async def counts(self) -> dict[int, Counts]:
         """Of every Automation that has Runs; cheap, however many there are."""
         limits = {pk: item.policy.pause_after_failures for pk, item in self._registry.live.items()}
-        return await self._read(lambda transaction: queries.counts(transaction, limits, self._now()))
+        return await self.read(lambda transaction: queries.counts(transaction, limits, self._now()))
 
     async def summary(self, automation: int) -> Summary:
         """Counts, last Run and recent failures of one Automation."""
         registration = self._registry.live.get(automation)
         limit = 0 if registration is None else registration.policy.pause_after_failures
-        return await self._read(lambda transaction: queries.summary(transaction, automation, limit, self._now()))
+        return await self.read(lambda transaction: queries.summary(transaction, automation, limit, self._now()))
 
     async def per_hour(self, hours: int = 24, automation: int | None = None) -> list[HourCount]:
         """Ended Runs by hour, oldest first, hours without any included."""
-        return await self._read(lambda transaction: queries.per_hour(transaction, hours, automation, self._now()))
+        return await self.read(lambda transaction: queries.per_hour(transaction, hours, automation, self._now()))
 
     # -- retention -----------------------------------------------------------------------------------------------
 
@@ -422,13 +422,13 @@ class RunStore:
             ledger = self._ledger(transaction, to_micros(now))
             return retention.prune(transaction, self._registry, ledger, to_micros(now), self._here.writer)
 
-        return await self._write(write)
+        return await self.write(write)
 
     def _cancel_left_over(self, transaction: Transaction) -> None:
         """Runs that a replica accepted before it learned that their Automation was deleted."""
         for known in self._registry.everything():
             if known.deleted:
-                alarms.cancel_waiting(self._changes(transaction), known.pk, known.solution, CANCEL_BATCH)
+                alarms.cancel_waiting(self.changes(transaction), known.pk, known.solution, CANCEL_BATCH)
 
     # -- the machinery -------------------------------------------------------------------------------------------
 
@@ -438,7 +438,7 @@ class RunStore:
     def _ledger(self, transaction: Transaction, now: int | None = None) -> Ledger:
         return Ledger(transaction, self._registry, self._here.writer, self._now() if now is None else now)
 
-    def _changes(self, transaction: Transaction, now: int | None = None) -> Changes:
+    def changes(self, transaction: Transaction, now: int | None = None) -> Changes:
         """A unit of work that tells of new work once it is durable."""
         moment = self._now() if now is None else now
         changes = Changes(transaction, self._registry, self._ledger(transaction, moment), moment)
@@ -462,13 +462,17 @@ class RunStore:
 
     def _report_batch(self, transaction: Transaction, lists: list[Any]) -> Sequence[Any]:
         everything = [report for one_list in lists for report in one_list]
-        answers = iter(reporting.report(self._changes(transaction), self._here, everything))
+        answers = iter(reporting.report(self.changes(transaction), self._here, everything))
         return [[next(answers) for _ in one_list] for one_list in lists]
 
-    async def _write(self, action: Callable[[Transaction], _T], weight: int = 1) -> _T:
+    async def write(self, action: Callable[[Transaction], _T], weight: int = 1) -> _T:
+        """Runs `action` in a transaction of the one writer, together with others (`weight`: about how many rows it
+        writes); it may run again after a deadlock. For the areas that keep tables of their own."""
         return cast(_T, await self._writer.submit("call", action, weight))
 
-    async def _read(self, action: Callable[[Transaction], _T]) -> _T:
+    async def read(self, action: Callable[[Transaction], _T]) -> _T:
+        """Runs `action` in a reading transaction, on a thread of its own."""
+
         def look() -> _T:
             with self._database.read() as transaction:
                 return action(transaction)

@@ -1,0 +1,1 @@
+"""Reprocessings: finished Runs run again, in order, after somebody has approved it."""

@@ -1,0 +1,1 @@
+"""Schedules: cron rules that start Runs of an Automation, every tick accounted for."""

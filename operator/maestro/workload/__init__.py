@@ -1,0 +1,1 @@
+"""What the controllers share: the pods and Jobs that Runs run in."""
