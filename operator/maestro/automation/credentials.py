@@ -1,4 +1,4 @@
-"""The broker's address, and what one Automation's workers use to reach it. Pure, but for the making of a password."""
+"""What one Automation's workers use to reach the broker. Pure, but for the making of a password."""
 
 from __future__ import annotations
 
@@ -10,21 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from maestro.workload.pod import BrokerAddress
+
 _PASSWORD_BYTES = 24
 
 
 def new_password() -> str:
     """A random password (URL-safe characters, 192 bits)."""
     return secrets.token_urlsafe(_PASSWORD_BYTES)
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Where workers find the broker."""
-
-    host: str
-    port: int = 5672
-    vhost: str = "/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from maestro.automation import children
-from maestro.automation.children import Installation, controller_of
 from maestro.automation.credentials import Login, decoded
-from maestro.automation.merge import BUILT_IN, InvalidTemplate, MergeTable, uncovered
 from maestro.automation.pods import exited_cleanly, troubles
 from maestro.automation.status import OUTAGE_PATIENCE, Verdict, Verdicts, build_status
 from maestro.automation.world import (
@@ -33,6 +31,9 @@ from maestro.broker import topology
 from maestro.kube.kinds import DEPLOYMENT, JOB, SECRET, SERVICE_ACCOUNT, Kind
 from maestro.resources import Automation, names
 from maestro.resources.conditions import find_condition
+from maestro.workload.job import job
+from maestro.workload.merge import BUILT_IN, InvalidTemplate, MergeTable, uncovered
+from maestro.workload.pod import Installation, controller_of
 
 Object = Mapping[str, Any]
 
@@ -517,7 +518,7 @@ def _job_template(draft: _Draft) -> None:
         draft.workers = Verdict("False", "NoWorkerImage", "launch: Job needs worker.image", stalled=True)
         return
     try:
-        body = children.job(draft.automation, draft.installation, _EXAMPLE_RUN, 1, {}, table=draft.table)
+        body = job(draft.automation, draft.installation, _EXAMPLE_RUN, 1, {}, table=draft.table)
     except InvalidTemplate as error:
         draft.workers = Verdict("False", "InvalidTemplate", str(error), stalled=True)
         return

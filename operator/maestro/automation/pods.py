@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from maestro.automation.children import WORKER
+from maestro.workload.pod import WORKER
 
 Object = Mapping[str, Any]
 

@@ -12,10 +12,8 @@ from pydantic import ValidationError
 
 from maestro.automation.autoscale import Recommendations
 from maestro.automation.brokerwatch import BrokerWatch
-from maestro.automation.children import Installation
 from maestro.automation.claims import Claims
 from maestro.automation.credentials import new_password
-from maestro.automation.merge import BUILT_IN, MergeTable, uncovered
 from maestro.automation.plan import plan
 from maestro.automation.storewatch import StoreWatch
 from maestro.automation.world import (
@@ -44,6 +42,8 @@ from maestro.runs.errors import StoreUnavailable
 from maestro.runs.parameters import InvalidSchema, ParameterValidator
 from maestro.runtime.backoff import jittered
 from maestro.runtime.clock import Clock, utcnow
+from maestro.workload.merge import BUILT_IN, MergeTable, uncovered
+from maestro.workload.pod import Installation
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maestro.automation.brokerwatch import BrokerWatch
-from maestro.automation.children import Installation
 from maestro.automation.claims import Claims
-from maestro.automation.credentials import BrokerAddress
 from maestro.automation.installation import BrokerAdmin
-from maestro.automation.jobs import JobFollower, KubeJobLauncher
-from maestro.automation.merge import table_of
 from maestro.automation.podends import PodEnds
 from maestro.automation.podindex import PodIndex
 from maestro.automation.reaper import Reaper, gone_by
@@ -34,6 +30,10 @@ from maestro.runtime.controller import Controller
 from maestro.runtime.tasks import run_until, sleep_unless
 from maestro.runtime.workqueue import WorkQueue
 from maestro.settings import Settings
+from maestro.workload.follower import JobFollower
+from maestro.workload.launcher import KubeJobLauncher
+from maestro.workload.merge import table_of
+from maestro.workload.pod import BrokerAddress, Installation
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 from tests.integration.automation.conftest import Play
 from tests.integration.automation.world import World, automation
 
-from maestro.automation.merge import BUILT_IN, table_of
 from maestro.runs.model import NewRun
+from maestro.workload.merge import BUILT_IN, table_of
 
 
 def test_edits(play: Play) -> None:

@@ -1,4 +1,4 @@
-"""Small pure parts: claims, ends of Jobs, troubles of pods, autoscaling; and the shared look at the broker."""
+"""Small pure parts: claims, troubles of pods, autoscaling; and the shared look at the broker."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
+from tests.unit.workload.states import terminated, waiting
 
 from maestro.automation.autoscale import Recommendations
 from maestro.automation.brokerwatch import BrokerWatch
 from maestro.automation.claims import Claims
-from maestro.automation.jobend import job_end, stuck
 from maestro.automation.pods import exited_cleanly, troubles
 from maestro.broker.errors import BrokerUnavailable
 from maestro.broker.topology import BrokerState, Change, QueueClaim, User, base
@@ -78,91 +77,6 @@ def test_the_version_moves_with_the_claims_only() -> None:
     assert claims.version == version
 
 
-# --- ends of Jobs ----------------------------------------------------------------------------------------------------
-
-
-def _job(*conditions: tuple[str, str], **status: Any) -> dict[str, Any]:
-    listed = [{"type": type_, "status": "True", "reason": reason} for type_, reason in conditions]
-    return {"status": {"conditions": listed, **status}}
-
-
-def _pod(state: dict[str, Any], *, init: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
-    inits = [{"name": "maestro-parameters", "state": init}] if init else []
-    return {
-        "status": {
-            "containerStatuses": [{"name": "worker", "state": state}],
-            "initContainerStatuses": inits,
-            "startTime": "2030-01-01T00:00:00Z",
-            **status,
-        }
-    }
-
-
-def _terminated(code: int, reason: str, **more: Any) -> dict[str, Any]:
-    return {"terminated": {"exitCode": code, "reason": reason, **more}}
-
-
-FAILED = _job(("Failed", "BackoffLimitExceeded"))
-
-
-@pytest.mark.parametrize(
-    ("job", "pod", "expected"),
-    [
-        (_job(), None, None),
-        (_job(("Suspended", "")), _pod({"running": {}}), None),
-        (_job(("Complete", "CompletionsReached")), _pod(_terminated(0, "Completed")), (True, "Completed", 0)),
-        (_job(("Complete", "CompletionsReached")), None, (True, "Completed", 0)),
-        (FAILED, _pod(_terminated(3, "Error")), (False, "Error", 3)),
-        (FAILED, _pod(_terminated(137, "OOMKilled")), (False, "OOMKilled", 137)),
-        (FAILED, _pod({}, reason="Evicted", message="The node was low on memory"), (False, "Evicted", None)),
-        (FAILED, _pod({}, init=_terminated(1, "Error")), (False, "PodFailed", None)),
-        (FAILED, None, (False, "PodFailed", None)),
-        (_job(("Failed", "DeadlineExceeded")), _pod(_terminated(143, "Error")), (False, "DeadlineExceeded", 143)),
-    ],
-)
-def test_job_end(
-    job: dict[str, Any], pod: dict[str, Any] | None, expected: tuple[bool, str, int | None] | None
-) -> None:
-    end = job_end(job, pod)
-    assert (None if end is None else (end.succeeded, end.reason, end.exit_code)) == expected
-
-
-def test_what_is_told_of_an_end() -> None:
-    end = job_end(FAILED, _pod(_terminated(2, "Error", message="no disk")))
-    assert end is not None
-    told = end.with_log("line 1\nline 2\n")
-    assert told.message() == "Error, exit code 2: no disk\nline 1\nline 2"
-    assert told.result() == {"exitCode": 2, "reason": "Error", "log": "line 1\nline 2"}
-    assert len(end.with_log("x" * 100_000).log) == 8000
-    init = job_end(FAILED, _pod({}, init=_terminated(1, "Error")))
-    assert init is not None
-    assert "maestro-parameters ended with exit code 1" in init.message()
-
-
-def _waiting(reason: str) -> dict[str, Any]:
-    return {"waiting": {"reason": reason, "message": "because"}}
-
-
-@pytest.mark.parametrize(
-    ("pod", "job", "minutes", "expected"),
-    [
-        (_pod(_waiting("ContainerCreating")), {}, 60, None),
-        (_pod(_waiting("ImagePullBackOff")), {}, 1, None),
-        (_pod(_waiting("ImagePullBackOff")), {}, 2, "ImagePullBackOff"),
-        (_pod(_waiting("ErrImagePull")), {}, 2, "ImagePullBackOff"),
-        (_pod({}, init=_waiting("CreateContainerConfigError")), {}, 2, "CreateContainerConfigError"),
-        (_pod(_waiting("InvalidImageName")), {}, 0, "InvalidImageName"),
-        (None, _job(startTime="2030-01-01T00:00:00Z"), 4, None),
-        (None, _job(startTime="2030-01-01T00:00:00Z"), 5, "NoPod"),
-        (None, _job(startTime="2030-01-01T00:00:00Z", active=1), 60, None),
-        (None, _job(), 60, None),
-    ],
-)
-def test_stuck(pod: dict[str, Any] | None, job: dict[str, Any], minutes: int, expected: str | None) -> None:
-    end = stuck(job, pod, NOW + timedelta(minutes=minutes))
-    assert (end.reason if end is not None else None) == expected
-
-
 # --- pods ------------------------------------------------------------------------------------------------------------
 
 
@@ -170,10 +84,10 @@ def _of(container: dict[str, Any], **meta: Any) -> dict[str, Any]:
     return {"metadata": meta, "status": {"containerStatuses": [{"name": "worker", "image": "i:1", **container}]}}
 
 
-PULLING = _of({"state": _waiting("ErrImagePull")})
-BACKING_OFF = _of({"state": _waiting("ImagePullBackOff")})
-CRASHED = {"ready": False, "restartCount": 2, "lastState": _terminated(1, "Error")}
-CRASHING = _of({**CRASHED, "state": _waiting("CrashLoopBackOff")})
+PULLING = _of({"state": waiting("ErrImagePull")})
+BACKING_OFF = _of({"state": waiting("ImagePullBackOff")})
+CRASHED = {"ready": False, "restartCount": 2, "lastState": terminated(1, "Error")}
+CRASHING = _of({**CRASHED, "state": waiting("CrashLoopBackOff")})
 RESTARTED = _of({**CRASHED, "state": {"running": {}}})
 
 
@@ -185,8 +99,8 @@ def test_troubles_are_steady() -> None:
 
 
 def test_what_is_no_trouble() -> None:
-    ready = {"ready": True, "restartCount": 3, "state": {"running": {}}, "lastState": _terminated(1, "Error")}
-    fine = [_of(ready), _of({"state": _waiting("ContainerCreating")}), {"metadata": {}}, {}]
+    ready = {"ready": True, "restartCount": 3, "state": {"running": {}}, "lastState": terminated(1, "Error")}
+    fine = [_of(ready), _of({"state": waiting("ContainerCreating")}), {"metadata": {}}, {}]
     assert troubles(fine) == []
     assert troubles([_of(CRASHED, deletionTimestamp="2030-01-01T00:00:00Z")]) == []
 
@@ -197,7 +111,7 @@ def test_a_pod_that_finds_no_node() -> None:
 
 
 def test_clean_exits() -> None:
-    ended = _terminated(0, "Completed")
+    ended = terminated(0, "Completed")
     assert exited_cleanly([_of({"state": ended})])
     assert exited_cleanly([_of({"state": {"running": {}}, "lastState": ended})])
     assert not exited_cleanly([_of({"state": ended}, deletionTimestamp="x"), CRASHING, {}])

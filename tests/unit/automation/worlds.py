@@ -8,8 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from maestro.automation import children
-from maestro.automation.children import Installation
-from maestro.automation.credentials import BrokerAddress, Login
+from maestro.automation.credentials import Login
 from maestro.automation.plan import claim_of, plan
 from maestro.automation.world import BrokerView, Observed, Plan, StoreView
 from maestro.broker import topology
@@ -17,6 +16,7 @@ from maestro.broker.passwords import HASHING_ALGORITHM, hash_password
 from maestro.broker.topology import BrokerState, QueueState, UserState
 from maestro.resources import Automation
 from maestro.runs.model import Counts, Summary
+from maestro.workload.pod import BrokerAddress, Installation
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""Runs as Kubernetes Jobs (`launch: Job`): their Jobs are made here, and followed until their end is the Run's."""
+"""Follows the Kubernetes Jobs of Runs until their end is the Run's."""
 
 from __future__ import annotations
 
@@ -9,21 +9,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from pydantic import ValidationError
-
-from maestro.automation import children
-from maestro.automation.children import Installation, controller_of
-from maestro.automation.jobend import JobEnd, job_end, stuck
-from maestro.automation.merge import InvalidTemplate, MergeTable
 from maestro.kube.cache import ObjectCache, without_bookkeeping
 from maestro.kube.children import watch_children
 from maestro.kube.client import KubeClient
-from maestro.kube.errors import AlreadyExists, BadRequest, Conflict, Invalid, KubeError, NotFound
+from maestro.kube.errors import Conflict, KubeError, NotFound
 from maestro.kube.kinds import JOB, ObjectKey
-from maestro.resources import Automation, names
-from maestro.runs.dispatcher import JOB_REFUSED, JobRefused
+from maestro.resources import names
+from maestro.runs.dispatcher import JOB_REFUSED
 from maestro.runs.errors import StoreUnavailable
-from maestro.runs.model import Claimed, Registration, RunFilter, RunState, RunView, Unpublished
+from maestro.runs.model import RunFilter, RunState, RunView, Unpublished
 from maestro.runs.parameters import InvalidSchema, ParameterValidator
 from maestro.runs.reports import Report
 from maestro.runs.store import RunStore
@@ -31,6 +25,8 @@ from maestro.runtime.clock import Clock, utcnow
 from maestro.runtime.controller import Controller
 from maestro.runtime.tasks import run_until, sleep_unless
 from maestro.runtime.workqueue import WorkQueue
+from maestro.workload.jobend import JobEnd, job_end, stuck
+from maestro.workload.pod import WORKER
 
 log = logging.getLogger(__name__)
 
@@ -44,71 +40,6 @@ _ACTIVE_SECONDS = 15.0
 _SWEEP_SECONDS = 60.0
 _GRACE = timedelta(seconds=60)
 _PAGE = 500
-
-
-class KubeJobLauncher:
-    """Makes the Job of a Run's attempt. The Job's name is made of both, so that it can't be made twice."""
-
-    def __init__(
-        self,
-        kube: KubeClient,
-        automations: ObjectCache,
-        installation: Installation,
-        table: Callable[[], MergeTable],
-    ) -> None:
-        self._kube = kube
-        self._automations = automations
-        self._installation = installation
-        self._table = table
-        self._validators: dict[str, tuple[int, ParameterValidator]] = {}
-
-    async def launch(self, run: Claimed, registration: Registration) -> None:
-        """Make the Job; one of that name that is there already is the same. Raises JobRefused."""
-        obj = self._automations.get(registration.namespace, registration.name)
-        if obj is None or obj["metadata"].get("uid") != registration.uid:
-            raise JobRefused(f"Automation {registration.id} isn't known to be there", final=False)
-        body = self._body(obj, run)
-        try:
-            await self._kube.create(JOB, registration.namespace, body)
-        except AlreadyExists:
-            await self._same(registration, body["metadata"]["name"])
-        except (Invalid, BadRequest) as error:
-            raise JobRefused(error.message, final=True) from error
-        except KubeError as error:
-            raise JobRefused(str(error), final=False) from error
-
-    def _body(self, obj: Object, run: Claimed) -> Object:
-        try:
-            automation = Automation.model_validate(obj)
-            parameters = run.parameters or {}
-            hidden = self._hidden(automation, parameters)
-            return children.job(
-                automation, self._installation, run.id, run.attempt, parameters, hidden, table=self._table()
-            )
-        except (InvalidTemplate, ValidationError, InvalidSchema) as error:
-            raise JobRefused(str(error), final=True) from error
-
-    def _hidden(self, automation: Automation, parameters: Mapping[str, Any]) -> list[str]:
-        """The parameters that hold something `writeOnly`."""
-        uid, generation = automation.metadata.uid, automation.metadata.generation
-        known = self._validators.get(uid)
-        if known is None or known[0] != generation:
-            validator = ParameterValidator(automation.spec.parameter_schema, automation.spec.default_parameters)
-            known = self._validators[uid] = generation, validator
-        redacted = known[1].redact(parameters)
-        return [name for name, value in parameters.items() if redacted.get(name) != value]
-
-    async def _same(self, registration: Registration, name: str) -> None:
-        """Make sure that the Job which has the name is this Automation's, and stays."""
-        try:
-            there = await self._kube.get(JOB, registration.namespace, name)
-        except KubeError as error:
-            raise JobRefused(str(error), final=False) from error
-        if there["metadata"].get("deletionTimestamp"):
-            raise JobRefused(f"Job {name} is still being deleted", final=False)
-        owner = controller_of(there)
-        if owner is None or owner.get("uid") != registration.uid:
-            raise JobRefused(f"Job {name} exists and isn't the Automation's", final=True)
 
 
 class JobFollower:
@@ -245,9 +176,7 @@ class JobFollower:
 
     async def _log(self, namespace: str, pod: Object) -> str:
         try:
-            return await self._kube.pod_log(
-                namespace, pod["metadata"]["name"], container=children.WORKER, tail_lines=LOG_LINES
-            )
+            return await self._kube.pod_log(namespace, pod["metadata"]["name"], container=WORKER, tail_lines=LOG_LINES)
         except KubeError as error:
             # Its node may be gone; how it ended is known all the same.
             log.info("the log of pod %s/%s can't be read: %s", namespace, pod["metadata"]["name"], error)
@@ -370,7 +299,7 @@ def _wanted(run: RunView, attempt: int) -> bool:
 def _runs(pod: Mapping[str, Any]) -> bool:
     """Whether the worker's container has begun."""
     for status in (pod.get("status") or {}).get("containerStatuses") or ():
-        if status.get("name") == children.WORKER:
+        if status.get("name") == WORKER:
             state = status.get("state") or {}
             return "running" in state or "terminated" in state
     return False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from maestro.automation.children import WORKER
+from maestro.workload.pod import WORKER
 
 Object = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maestro.automation.merge import BUILT_IN, InvalidTemplate, merge, table_of, uncovered
+from maestro.workload.merge import BUILT_IN, InvalidTemplate, merge, table_of, uncovered
 
 BASE: dict[str, Any] = {
     "metadata": {"labels": {"a": "1"}},

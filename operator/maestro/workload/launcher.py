@@ -1,0 +1,85 @@
+"""Makes the Kubernetes Job of a Run's attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from maestro.kube.cache import ObjectCache
+from maestro.kube.client import KubeClient
+from maestro.kube.errors import AlreadyExists, BadRequest, Invalid, KubeError
+from maestro.kube.kinds import JOB
+from maestro.resources import Automation
+from maestro.runs.dispatcher import JobRefused
+from maestro.runs.model import Claimed, Registration
+from maestro.runs.parameters import InvalidSchema, ParameterValidator
+from maestro.workload.job import job
+from maestro.workload.merge import InvalidTemplate, MergeTable
+from maestro.workload.pod import Installation, controller_of
+
+Object = dict[str, Any]
+
+
+class KubeJobLauncher:
+    """Makes the Job of a Run's attempt. The Job's name is made of both, so that it can't be made twice."""
+
+    def __init__(
+        self,
+        kube: KubeClient,
+        automations: ObjectCache,
+        installation: Installation,
+        table: Callable[[], MergeTable],
+    ) -> None:
+        self._kube = kube
+        self._automations = automations
+        self._installation = installation
+        self._table = table
+        self._validators: dict[str, tuple[int, ParameterValidator]] = {}
+
+    async def launch(self, run: Claimed, registration: Registration) -> None:
+        """Make the Job; one of that name that is there already is the same. Raises JobRefused."""
+        obj = self._automations.get(registration.namespace, registration.name)
+        if obj is None or obj["metadata"].get("uid") != registration.uid:
+            raise JobRefused(f"Automation {registration.id} isn't known to be there", final=False)
+        body = self._body(obj, run)
+        try:
+            await self._kube.create(JOB, registration.namespace, body)
+        except AlreadyExists:
+            await self._same(registration, body["metadata"]["name"])
+        except (Invalid, BadRequest) as error:
+            raise JobRefused(error.message, final=True) from error
+        except KubeError as error:
+            raise JobRefused(str(error), final=False) from error
+
+    def _body(self, obj: Object, run: Claimed) -> Object:
+        try:
+            automation = Automation.model_validate(obj)
+            parameters = run.parameters or {}
+            hidden = self._hidden(automation, parameters)
+            return job(automation, self._installation, run.id, run.attempt, parameters, hidden, table=self._table())
+        except (InvalidTemplate, ValidationError, InvalidSchema) as error:
+            raise JobRefused(str(error), final=True) from error
+
+    def _hidden(self, automation: Automation, parameters: Mapping[str, Any]) -> list[str]:
+        """The parameters that hold something `writeOnly`."""
+        uid, generation = automation.metadata.uid, automation.metadata.generation
+        known = self._validators.get(uid)
+        if known is None or known[0] != generation:
+            validator = ParameterValidator(automation.spec.parameter_schema, automation.spec.default_parameters)
+            known = self._validators[uid] = generation, validator
+        redacted = known[1].redact(parameters)
+        return [name for name, value in parameters.items() if redacted.get(name) != value]
+
+    async def _same(self, registration: Registration, name: str) -> None:
+        """Make sure that the Job which has the name is this Automation's, and stays."""
+        try:
+            there = await self._kube.get(JOB, registration.namespace, name)
+        except KubeError as error:
+            raise JobRefused(str(error), final=False) from error
+        if there["metadata"].get("deletionTimestamp"):
+            raise JobRefused(f"Job {name} is still being deleted", final=False)
+        owner = controller_of(there)
+        if owner is None or owner.get("uid") != registration.uid:
+            raise JobRefused(f"Job {name} exists and isn't the Automation's", final=True)
