@@ -23,6 +23,7 @@ from maestro.broker.management import ManagementClient
 from maestro.http.app import Services, create_app, create_gateway_app
 from maestro.http.auth import ApiKey, Authenticator
 from maestro.http.directory import CacheCatalog
+from maestro.http.objects import Objects
 from maestro.http.owners import KubePodOwners
 from maestro.http.server import server_config
 from maestro.kube.cache import ObjectCache
@@ -195,6 +196,7 @@ class Process:
             schedules=caches.schedules,
             reprocessings=caches.reprocessings,
             authenticator=Authenticator(reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key),
+            objects=Objects(self._kube, dict(zip(KINDS, caches, strict=True))),
             settings=settings,
             stopping=self._stop,
         )

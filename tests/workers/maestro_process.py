@@ -20,12 +20,14 @@ from typing import Any
 import pika
 import uvicorn
 import uvloop
+from tests.integration.http.objects import MemoryObjects
 
 from maestro.app import SWITCH_SECONDS
 from maestro.broker.publisher import Publisher
 from maestro.http.app import Services, create_app
 from maestro.http.auth import POD_NAME, POD_UID, ApiKey, Authenticator, Owner
 from maestro.http.directory import Version
+from maestro.http.objects import Objects
 from maestro.http.server import server_config
 from maestro.resources import Automation
 from maestro.runs.dispatcher import Dispatcher
@@ -103,7 +105,14 @@ async def serve(configuration: dict[str, Any]) -> None:
     dispatcher = Dispatcher(store, publisher, poll_seconds=0.2)
     publisher.start()
     stop = asyncio.Event()
-    services = Services(store, Catalog(registrations), authenticator, Settings(namespace="team"), stopping=stop)
+    services = Services(
+        store,
+        Catalog(registrations),
+        authenticator,
+        Objects(MemoryObjects()),
+        Settings(namespace="team"),
+        stopping=stop,
+    )
     server = uvicorn.Server(server_config(create_app(services), "127.0.0.1", configuration["port"]))
     loop = asyncio.get_running_loop()
     dispatching = asyncio.create_task(dispatcher.run(stop))

@@ -22,6 +22,7 @@ from maestro.http.gateway import Gateway, GatewayCheck, OpenGateway
 from maestro.http.guard import Guard
 from maestro.http.keys import KeyRoutes
 from maestro.http.logs import LogRoutes
+from maestro.http.objects import Objects
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.stats import StatsRoutes
 from maestro.http.views import RunViews
@@ -47,6 +48,8 @@ class Services:
         The other custom resources, from memory.
     authenticator
         Who calls, and what they may.
+    objects
+        Writes custom resources.
     settings
         Used are `api_namespace` and `gateway_open`.
     gateway
@@ -58,6 +61,7 @@ class Services:
     store: RunStore
     catalog: Catalog
     authenticator: Authenticator
+    objects: Objects
     settings: Settings
     schedules: ObjectCache = field(default_factory=lambda: ObjectCache(SCHEDULE))
     reprocessings: ObjectCache = field(default_factory=lambda: ObjectCache(REPROCESSING))

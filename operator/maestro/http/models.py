@@ -331,6 +331,7 @@ class Problem(BaseModel):
     status: int
     message: str
     details: list[Detail] = []
+    reason: str | None = Field(None, description="A word for programs, where several causes share the status.")
 
 
 class OlderProblem(BaseModel):

@@ -248,10 +248,16 @@ class KubeClient:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     async def create(
-        self, kind: Kind, namespace: str | None, body: Mapping[str, Any], *, timeout: float | None = None
+        self,
+        kind: Kind,
+        namespace: str | None,
+        body: Mapping[str, Any],
+        *,
+        manager: str = FIELD_MANAGER,
+        timeout: float | None = None,
     ) -> Object:
         """A new object. Raises `AlreadyExists`, `Invalid`, `Forbidden`."""
-        query = {"fieldManager": FIELD_MANAGER}
+        query = {"fieldManager": manager}
         return await self._json("POST", kind.path(namespace), query=query, body=_typed(kind, body), timeout=timeout)
 
     async def replace(
@@ -330,13 +336,14 @@ class KubeClient:
         *,
         type: Literal["merge", "strategic", "json"] = "merge",
         subresource: str | None = None,
+        manager: str = FIELD_MANAGER,
         timeout: float | None = None,
     ) -> Object:
         """Patch an object (JSON merge patch, strategic merge patch, or a JSON patch's list of operations)."""
         return await self._json(
             "PATCH",
             kind.path(namespace, name, subresource),
-            query={"fieldManager": FIELD_MANAGER},
+            query={"fieldManager": manager},
             body=body,
             content_type=PATCH_TYPES[type],
             timeout=timeout,

@@ -13,16 +13,18 @@ from typing import Any, TypeVar
 import urllib3
 import uvicorn
 from starlette.types import ASGIApp
+from tests.integration.http.objects import MemoryObjects
 
 from maestro.http.app import Services, create_app
 from maestro.http.auth import ApiKey, Authenticator, Owner
 from maestro.http.directory import CacheCatalog
 from maestro.http.gateway import Gateway, OpenGateway
+from maestro.http.objects import Objects
 from maestro.http.server import server_config
 from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient
 from maestro.kube.errors import Unavailable
-from maestro.kube.kinds import AUTOMATION
+from maestro.kube.kinds import AUTOMATION, Kind
 from maestro.resources import Automation
 from maestro.runs.registration import registration_of
 from maestro.runs.store import RunStore
@@ -108,13 +110,15 @@ class Api:
         else:
             self._client, self.authenticator = self.loop.run(connect())
         self.stopping = asyncio.Event()
+        self.objects = MemoryObjects(self._watched)
         self.services = Services(
-            self.store,
-            CacheCatalog(self.cache),
-            self.authenticator,
-            self.settings,
-            gateway or OpenGateway(),
-            self.stopping,
+            store=self.store,
+            catalog=CacheCatalog(self.cache),
+            authenticator=self.authenticator,
+            objects=Objects(self._client or self.objects, {AUTOMATION: self.cache}),
+            settings=self.settings,
+            gateway=gateway or OpenGateway(),
+            stopping=self.stopping,
         )
         self.server = Server(self.loop, create_app(self.services))
         self.http = urllib3.PoolManager(retries=False, timeout=30)
@@ -128,6 +132,13 @@ class Api:
         if self._client is not None:
             self.loop.run(self._client.close())
         self.loop.close()
+
+    def _watched(self, kind: Kind, namespace: str, name: str, made: dict[str, Any] | None) -> None:
+        if kind == AUTOMATION:
+            if made is None:
+                self.cache.remove(namespace, name)
+            else:
+                self.cache.upsert(made)
 
     def call(
         self,
