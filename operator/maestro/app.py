@@ -44,6 +44,7 @@ from maestro.runtime.logging import configure
 from maestro.runtime.tasks import run_until, sleep_unless
 from maestro.runtime.workqueue import WorkQueue
 from maestro.settings import Settings
+from maestro.workload.gateways import Gateways
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Caches(NamedTuple):
 
 
 STORE_CHECK_SECONDS = 10.0
+SYNC_POLL_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
 SWITCH_SECONDS = 0.0005
 """The store's writer gives the interpreter's lock away at each statement, and gets it back only after so long while the
@@ -141,6 +143,7 @@ class Process:
         settings = self._settings
         namespaces = settings.watch_namespaces or None
         roles = [self._watch_store(store)]
+        feeds: Feeds | None = None
         if settings.role == "api":
             caches = Caches(*(ObjectCache(kind, namespaces=namespaces) for kind in KINDS))
             roles += [
@@ -151,10 +154,12 @@ class Process:
             feeds = Feeds(*(handlers.Feed(kind, WorkQueue(kind.kind.lower()), namespaces=namespaces) for kind in KINDS))
             caches = Caches(*(feed.cache for feed in feeds))
             roles.append(self._run_kopf(list(feeds)))
-            roles.append(self._lead(store, feeds))
+        gateways = Gateways(caches.reprocessings)
         self._health.add("kubernetes", lambda: None if caches.synced else "the resources aren't listed yet")
+        if feeds is not None:
+            roles.append(self._lead(store, feeds, gateways))
         if settings.role != "controller":
-            roles.append(self._serve_api(store, caches))
+            roles.append(self._serve_api(store, caches, gateways))
         await run_until(self._stop, *roles, grace=20.0)
 
     # -- the run store
@@ -185,7 +190,7 @@ class Process:
 
     # -- the HTTP API
 
-    async def _serve_api(self, store: RunStore, caches: Caches) -> None:
+    async def _serve_api(self, store: RunStore, caches: Caches, gateways: Gateways) -> None:
         settings = self._settings
         key = ApiKey(settings.worker_api_key_file) if settings.worker_api_key_file else None
         # A client of its own: whoever tries bad tokens must not use up what the controllers may ask.
@@ -198,6 +203,7 @@ class Process:
             authenticator=Authenticator(reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key),
             objects=Objects(self._kube, dict(zip(KINDS, caches, strict=True))),
             settings=settings,
+            gateway=gateways,
             stopping=self._stop,
         )
         try:
@@ -221,7 +227,7 @@ class Process:
             after_spawn=lambda: _stop_on_signals(self._stop),
         )
 
-    async def _lead(self, store: RunStore, feeds: Feeds) -> None:
+    async def _lead(self, store: RunStore, feeds: Feeds, gateways: Gateways) -> None:
         """Do the controller's work; where several could, only once elected.
 
         A process with all roles is the one pod of a StatefulSet: it needs no Lease, and outlives an API server that
@@ -230,7 +236,7 @@ class Process:
         settings = self._settings
         if settings.role == "all":
             metrics.LEADER.set(1)
-            await self._control(store, feeds)
+            await self._control(store, feeds, gateways)
             return
         elected = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -243,11 +249,11 @@ class Process:
         try:
             await run_until(self._stop, _wait(elected))
             if not self._stop.is_set():
-                await self._control(store, feeds)
+                await self._control(store, feeds, gateways)
         finally:
             await asyncio.to_thread(elector.stop)
 
-    async def _control(self, store: RunStore, feeds: Feeds) -> None:
+    async def _control(self, store: RunStore, feeds: Feeds, gateways: Gateways) -> None:
         admin = await self._insist("the broker's Secret", self._broker_admin, KubeError, InvalidBrokerSecret)
         if admin is None:
             return
@@ -263,21 +269,33 @@ class Process:
                 admin=admin,
                 management=management,
                 feed=feeds.automations,
+                blocked_by=gateways.blocked_by,
             )
-            dispatcher = Dispatcher(store, publisher, automations.launcher, observe=_count_dispatched)
+            dispatcher = Dispatcher(
+                store, publisher, automations.launcher, gateway=gateways.shut, observe=_count_dispatched
+            )
+            gateways.on_change(dispatcher.gateway_moved)
+            gateways.on_change(automations.gateway_moved)
             automations.on_queue_lost(dispatcher.lost)
             automations.fenced_by(lambda: dispatcher.leadership.epoch if dispatcher.leadership else None)
             publisher.start()
             try:
                 await run_until(
                     self._stop,
-                    dispatcher.run(self._stop),
+                    self._dispatch(dispatcher, gateways),
                     automations.run(self._stop),
                     self._retain(store, dispatcher),
                     grace=10.0,
                 )
             finally:
                 await asyncio.to_thread(publisher.stop)
+
+    async def _dispatch(self, dispatcher: Dispatcher, gateways: Gateways) -> None:
+        """Dispatch once it is known which gateways are shut: before, what must wait would go."""
+        while not gateways.synced:
+            if await sleep_unless(self._stop, SYNC_POLL_SECONDS):
+                return
+        await dispatcher.run(self._stop)
 
     async def _broker_admin(self) -> BrokerAdmin:
         return await broker_admin(self._kube, self._settings)

@@ -17,7 +17,7 @@ from maestro.automation.reaper import Reaper, gone_by
 from maestro.automation.reconciler import AutomationReconciler, BlockedBy
 from maestro.automation.storewatch import StoreWatch
 from maestro.broker.management import ManagementClient
-from maestro.kube.cache import ObjectCache
+from maestro.kube.cache import ObjectCache, key_of
 from maestro.kube.children import owner_by_label, watch_children
 from maestro.kube.client import KubeClient
 from maestro.kube.errors import KubeError
@@ -153,6 +153,12 @@ class Automations:
     def on_queue_lost(self, lost: Callable[[str], None]) -> None:
         """Call `lost` with the name of each queue that had to be declared anew."""
         self._late.lost = lost
+
+    def gateway_moved(self, solution_id: str) -> None:
+        """Look at the Automations of a Solution whose gateway was shut or opened."""
+        for obj in self._feed.cache.values(solution_id.partition(".")[0]):
+            if (obj["spec"].get("solution") or obj["metadata"]["namespace"]) == solution_id.partition(".")[2]:
+                self._feed.queue.add(key_of(obj))
 
     def fenced_by(self, epoch: Callable[[], int | None]) -> None:
         """Carry this epoch in every write to the run store."""

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maestro.http.auth import Authenticator
 from maestro.http.errors import HttpError
+from maestro.runs.gateway import OPEN, GatewayAnswer
 
 _PREFIX = "/v1.0.0/gateway/"
 _SUFFIX = "/proceed"
 ROUTE = "/v1.0.0/gateway/{solution}/proceed"
 _SOLUTION = re.compile(r"(?:[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)?[A-Za-z0-9]([-A-Za-z0-9_]{0,61}[A-Za-z0-9])?")
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayAnswer:
-    """May new work of a Solution go ahead? `unknown`: nobody can say now, and nobody guesses."""
-
-    verdict: Literal["open", "blocked", "unknown"]
-    reason: str = ""
-    reprocessing: str | None = None
 
 
 class Gateway(Protocol):
@@ -40,7 +31,7 @@ class OpenGateway:
 
     def answer(self, solution_id: str) -> GatewayAnswer:
         """Always open."""
-        return GatewayAnswer("open")
+        return OPEN
 
 
 class GatewayCheck:

@@ -164,6 +164,7 @@ class Dispatcher:
         self._watermark = self._saved_watermark = 0
         self._jobs: set[asyncio.Task[None]] = set()
         self._shut_seen: set[str] = set()
+        self._moved = asyncio.Event()
         self._repair = Repair(store, self._republish, self._in_flight.__contains__, clock, grace_seconds=grace_seconds)
 
     # --- seen from outside -------------------------------------------------------------------------------------------
@@ -199,6 +200,11 @@ class Dispatcher:
     def shut_seen(self, solution_id: str) -> bool:
         """True once nothing of the Solution but replays can be dispatched: its gate was seen and its Runs are held."""
         return solution_id in self._shut_seen
+
+    def gateway_moved(self, solution_id: str) -> None:
+        """Look at the gateways now: this one was shut or opened. For the loop's own thread."""
+        self._shut_seen.discard(solution_id)
+        self._moved.set()
 
     def wake(self, automations: Iterable[int] = ()) -> None:
         """Look for work of these Automations now. For the loop's own thread."""
@@ -313,9 +319,10 @@ class Dispatcher:
             return
         key, registration = ready
         limit = self._batch if registration.launch == "Job" else min(self._batch, self._transport.room)
-        shut = self._gateway(registration.solution_id)
         try:
             async with self._claiming:
+                # Asked in turn with the holding: what was asked before might be claimed after everything was held.
+                shut = self._gateway(registration.solution_id)
                 claimed = await self._store.claim(self._epoch, key, limit, only_replays=shut)
                 self._send(claimed)
         except StoreUnavailable:
@@ -363,7 +370,8 @@ class Dispatcher:
 
     async def _sweep_step(self) -> None:
         """Look for what nobody announced: Runs that another replica accepted, gateways that moved."""
-        await asyncio.sleep(self._poll_seconds)
+        await _event_or(self._moved, self._poll_seconds)
+        self._moved.clear()
         metrics.DISPATCH_LAG_SECONDS.set(self.lag)
         metrics.DISPATCH_UNCONFIRMED.set(self.in_flight)
         await self._store.refresh()
