@@ -20,7 +20,6 @@ ACCOUNT = f"--as=system:serviceaccount:{NAMESPACE}:{RELEASE}"
         ("list", "secrets"),
         ("watch", "secrets"),
         ("update", "automations.maestro-operator.io"),
-        ("delete", "automations.maestro-operator.io"),
         ("create", "pods"),
         ("create", "pods/exec"),
         ("delete", "namespaces"),

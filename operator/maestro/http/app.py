@@ -24,6 +24,7 @@ from maestro.http.keys import KeyRoutes
 from maestro.http.logs import LogRoutes
 from maestro.http.objects import Objects
 from maestro.http.runs import RunAccess, RunRoutes
+from maestro.http.schedules import ScheduleRoutes
 from maestro.http.stats import StatsRoutes
 from maestro.http.views import RunViews
 from maestro.http.worker import WorkerRoutes
@@ -94,8 +95,8 @@ def _guarded(services: Services, app: ASGIApp) -> ASGIApp:
 
 
 def _endpoints(services: Services) -> list[Endpoint]:
-    store, authenticator = services.store, services.authenticator
-    directory = Directory(store, services.catalog, services.settings.api_namespace)
+    store, authenticator, namespace = services.store, services.authenticator, services.settings.api_namespace
+    directory = Directory(store, services.catalog, namespace)
     access = RunAccess(store, authenticator)
     views = RunViews(store, directory)
     # The router looks at one path after the other: what is asked most stands first.
@@ -105,7 +106,8 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *RunRoutes(store, directory, authenticator, access, views).endpoints(),
         *KeyRoutes(store, directory, authenticator).endpoints(),
         *LogRoutes(store, access, services.stopping).endpoints(),
-        *AutomationRoutes(services.catalog, directory, authenticator).endpoints(),
+        *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),
+        *ScheduleRoutes(services.schedules, directory, authenticator, services.objects, namespace).endpoints(),
         *StatsRoutes(store, authenticator, services.clock).endpoints(),
         *health.endpoints(),
     ]

@@ -114,17 +114,17 @@ class Directory:
         self._default_namespace = default_namespace
         self._validators: OrderedDict[tuple[str, int], ParameterValidator] = OrderedDict()
 
-    def full_id(self, given: str) -> str:
+    def full_id(self, given: str, kind: str = "Automation") -> str:
         """`<namespace>.<name>` of an id in a path.
 
         Raises
         ------
         HttpError
-            404: no Automation can have such an id.
+            404: no object of that kind can have such an id.
         """
         match = _ID.fullmatch(given)
         if match is None:
-            raise not_found("no such Automation: an id is <name> or <namespace>.<name>")
+            raise not_found(f"no such {kind}: an id is <name> or <namespace>.<name>")
         return f"{match['namespace'] or self._default_namespace}.{match['name']}"
 
     async def find(self, automation_id: str) -> tuple[int, Registration]:

@@ -267,38 +267,6 @@ class Keys(Model):
     items: list[Key]
 
 
-class AutomationView(Model):
-    """An Automation: its object's identity, spec and status."""
-
-    id: str
-    namespace: str
-    name: str
-    uid: str
-    generation: int
-    solution: str
-    display_name: str | None
-    description: str | None
-    script_path: str | None
-    queue_name: str | None
-    launch: Literal["Queue", "Job"]
-    suspended: bool
-    default_params: dict[str, Any]
-    parameter_schema: dict[str, Any] | None
-    status: dict[str, Any]
-
-
-class AutomationViews(Model):
-    """Automations, by namespace and name."""
-
-    items: list[AutomationView]
-
-
-class AutomationsQuery(Model):
-    """Which Automations."""
-
-    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] | None = None
-
-
 class Stats(Model):
     """Runs by where they stand now and how they ended."""
 

@@ -154,9 +154,10 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 def _path_parameter(path: str, name: str) -> dict[str, Any]:
     if name == "key":
         return {"description": "The key's hash.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
-    if path.startswith("/api/v1/automations/"):
-        schema = {"type": "string", "minLength": 1, "maxLength": 116}
-        return {"description": "The Automation: `<name>` or `<namespace>.<name>`.", "schema": schema}
+    for kind in ("Automation", "Schedule"):
+        if path.startswith(f"/api/v1/{kind.lower()}s/"):
+            schema = {"type": "string", "minLength": 1, "maxLength": 116}
+            return {"description": f"The {kind}: `<name>` or `<namespace>.<name>`.", "schema": schema}
     return {"description": "The Run's id.", "schema": {"type": "string", "format": "uuid"}}
 
 

@@ -19,6 +19,7 @@ MANAGED_BY = "maestro"
 
 ANNOTATION_UNPAUSE = f"{GROUP}/unpause"
 ANNOTATION_RERUN = f"{GROUP}/rerun"
+ANNOTATION_DISPLAY_NAME = f"{GROUP}/display-name"
 
 BROKER_SECRET_TYPE = f"{GROUP}/broker"
 USERS_SECRET_TYPE = f"{GROUP}/users"

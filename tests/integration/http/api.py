@@ -24,7 +24,8 @@ from maestro.http.server import server_config
 from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient
 from maestro.kube.errors import Unavailable
-from maestro.kube.kinds import AUTOMATION, Kind
+from maestro.kube.informer import Informer
+from maestro.kube.kinds import AUTOMATION, SCHEDULE, Kind
 from maestro.resources import Automation
 from maestro.runs.registration import registration_of
 from maestro.runs.store import RunStore
@@ -94,13 +95,17 @@ class Api:
         connect: Callable[[], Coroutine[Any, Any, tuple[KubeClient, Authenticator]]] | None = None,
         *,
         gateway: Gateway | None = None,
+        writer: Callable[[], Coroutine[Any, Any, KubeClient]] | None = None,
         **settings: Any,
     ) -> None:
+        """`writer` writes custom resources, and what it may read is watched; without it they are kept in memory."""
         self.loop = Loop()
         self.cluster = FakeCluster()
         self.store: RunStore = RunStore.open(f"sqlite:///{folder}/maestro.db")
         self.cache = ObjectCache(AUTOMATION)
         self.cache.replace([])
+        self.schedules = ObjectCache(SCHEDULE)
+        self.schedules.replace([])
         key = folder / "worker-api-key"
         key.write_text(API_KEY)
         self.settings = Settings(namespace="team", **settings)
@@ -111,15 +116,24 @@ class Api:
             self._client, self.authenticator = self.loop.run(connect())
         self.stopping = asyncio.Event()
         self.objects = MemoryObjects(self._watched)
+        caches = {AUTOMATION: self.cache, SCHEDULE: self.schedules}
+        self._writer = None if writer is None else self.loop.run(writer())
         self.services = Services(
             store=self.store,
             catalog=CacheCatalog(self.cache),
             authenticator=self.authenticator,
-            objects=Objects(self._client or self.objects, {AUTOMATION: self.cache}),
+            objects=Objects(self._writer or self.objects, caches),
             settings=self.settings,
+            schedules=self.schedules,
             gateway=gateway or OpenGateway(),
             stopping=self.stopping,
         )
+        self._informers = [
+            asyncio.run_coroutine_threadsafe(
+                Informer(self._writer, kind, cache, namespaces=None).run(self.stopping), self.loop.loop
+            )
+            for kind, cache in (caches.items() if self._writer else ())
+        ]
         self.server = Server(self.loop, create_app(self.services))
         self.http = urllib3.PoolManager(retries=False, timeout=30)
         self.url = f"http://127.0.0.1:{self.server.port}"
@@ -128,17 +142,20 @@ class Api:
         self.http.clear()
         self.loop.loop.call_soon_threadsafe(self.stopping.set)
         self.server.close()
+        for informer in self._informers:
+            informer.result(30)
         self.loop.run(self.store.close())
-        if self._client is not None:
-            self.loop.run(self._client.close())
+        for client in (self._client, self._writer):
+            if client is not None:
+                self.loop.run(client.close())
         self.loop.close()
 
     def _watched(self, kind: Kind, namespace: str, name: str, made: dict[str, Any] | None) -> None:
-        if kind == AUTOMATION:
-            if made is None:
-                self.cache.remove(namespace, name)
-            else:
-                self.cache.upsert(made)
+        cache = self.cache if kind == AUTOMATION else self.schedules
+        if made is None:
+            cache.remove(namespace, name)
+        else:
+            cache.upsert(made)
 
     def call(
         self,

@@ -23,6 +23,7 @@ EXECUTE = "/api/v1/automations/video/execute"
 RUNS = "/api/v1/automations/video/runs"
 MANY = "/api/v1/automations/video/execute-many"
 REPORTS = "/api/v1/worker/reports"
+AUTOMATIONS, SCHEDULES = "/api/v1/automations", "/api/v1/schedules"
 NOBODY = "018f0000-0000-7000-8000-00000000dead"
 
 
@@ -123,6 +124,58 @@ CASES = [
     Case("POST", MANY, 422, "deeper", raw=b'[{"parameters": {"url": ' + b"[" * 90 + b"]" * 90 + b"}}]"),
     Case("POST", MANY, 413, "8388608", raw=b"x" * (9 * MIB)),
     Case("POST", "/api/v1/automations/other/execute-many", 413, "10000", raw=b"{}\n" * 10_001),
+    # Custom resources
+    Case("POST", AUTOMATIONS, 400, "empty"),
+    Case("POST", AUTOMATIONS, 422, "name: is required", {}, detail="name"),
+    Case("POST", AUTOMATIONS, 422, "name", {"name": ""}, detail="name"),
+    Case("POST", AUTOMATIONS, 422, "name", {"name": 5}, detail="name"),
+    Case("POST", AUTOMATIONS, 422, "unknown field", {"name": "a", "colour": "red"}, detail="colour"),
+    Case("POST", AUTOMATIONS, 422, "namespace", {"name": "a", "namespace": "UPPER"}, detail="namespace"),
+    Case("POST", AUTOMATIONS, 422, "timeout", {"name": "a", "run": {"timeout": "1 day"}}, detail="run.timeout"),
+    Case("POST", AUTOMATIONS, 422, "unknown", {"name": "a", "run": {"timeOut": "1h"}}, detail="run.timeOut"),
+    Case(
+        "POST",
+        AUTOMATIONS,
+        422,
+        "must be one of",
+        {"name": "a", "parameterSchema": [{"name": "x", "type": "file"}]},
+        detail="parameterSchema.0.type",
+    ),
+    Case(
+        "POST",
+        AUTOMATIONS,
+        422,
+        "",
+        {"name": "a", "parameterSchema": {"type": "objekt"}},
+        detail="parameterSchema.type",
+    ),
+    Case(
+        "POST",
+        AUTOMATIONS,
+        422,
+        "followed",
+        {"name": "a", "parameterSchema": {"$ref": "http://evil/s.json"}},
+        detail="parameterSchema.$ref",
+    ),
+    Case("POST", AUTOMATIONS, 422, "differs from queue.name", {"name": "a", "queueName": "q", "queue": {"name": "p"}}),
+    Case("POST", AUTOMATIONS, 422, "differs from", {"name": "a", "defaultParams": {"x": 1}, "defaultParameters": {}}),
+    Case("POST", AUTOMATIONS, 403, "may not create automations", {"name": "a"}, token="bob"),
+    Case("PUT", "/api/v1/automations/nobody", 404, "no Automation team.nobody", {}),
+    Case("PUT", "/api/v1/automations/video", 422, "can't be changed", {"namespace": "other"}, detail="namespace"),
+    Case("DELETE", "/api/v1/automations/nobody", 404, "no Automation team.nobody"),
+    Case("PUT", "/api/v1/automations/video", 403, "may not update automations of team/video", {}, token="bob"),
+    Case("DELETE", "/api/v1/automations/video", 403, "may not delete automations of team/video", token="bob"),
+    Case("POST", SCHEDULES, 422, "name: is required", {"automation": "video"}, detail="name"),
+    Case("POST", SCHEDULES, 422, "automation: is required", {"name": "a"}, detail="automation"),
+    Case("POST", SCHEDULES, 422, "own namespace", {"name": "a", "namespace": "team", "automation": "other.video"}),
+    Case("POST", SCHEDULES, 422, "another Automation", {"name": "a", "automation": "b", "automationId": "c"}),
+    Case("POST", SCHEDULES, 422, "unknown", {"name": "a", "automation": "video", "cron": "* * * * *"}, detail="cron"),
+    Case("POST", SCHEDULES, 422, "", {"name": "a", "automation": "v", "timeZone": "+1"}, detail="timeZone"),
+    Case("GET", "/api/v1/schedules/nobody", 404, "no Schedule team.nobody"),
+    Case("GET", "/api/v1/schedules/a.b.c", 404, "no such Schedule"),
+    Case("GET", "/api/v1/schedules?namespace=UPPER", 422, "namespace", detail="namespace"),
+    Case("PUT", "/api/v1/schedules/nobody", 404, "no Schedule team.nobody", {"automation": "video"}),
+    Case("DELETE", "/api/v1/schedules/nobody", 404, "no Schedule team.nobody"),
     # Who calls
     Case("POST", EXECUTE, 401, "bearer token is needed", OK, token=None),
     Case("POST", EXECUTE, 401, "isn't valid", OK, token="wrong"),

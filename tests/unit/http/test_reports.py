@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maestro.http.reports import InvalidReport, answer_of, refusal, report_of
@@ -152,6 +152,7 @@ fields = ["worker", "attempt", "pub", "epoch", "store", "redelivered", "lines", 
 fields += ["status", "result", "error_class", "kind", "message"]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["start", "log", "progress", "finish", "release"]),
     st.dictionaries(st.sampled_from(fields), anything),
