@@ -569,6 +569,8 @@ _FINAL = "already Approved by ann"
 UPDATES += [
     (REPROCESSING, _reprocessing(), _DECIDED, "", None),
     (REPROCESSING, _reprocessing(), {"decidedBy": "ann"}, "spec.decidedBy", "only together with decision"),
+    (REPROCESSING, _reprocessing(), {"planHash": "1"}, "spec.planHash", "only together with decision"),
+    (REPROCESSING, _reprocessing(), {"decisionReason": "a"}, "spec.decisionReason", "only together with decision"),
     (REPROCESSING, _reprocessing(**_DECIDED), {"suspend": True, "resume": 1}, "", None),
     (REPROCESSING, _reprocessing(**_DECIDED), {"decision": "Skipped"}, "spec.decision", _FINAL),
     (REPROCESSING, _reprocessing(**_DECIDED), {"decision": None}, "spec.decision", _FINAL),

@@ -145,6 +145,15 @@ def _same(name: str) -> str:
     return f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
 
 
+def _only_with_decision(name: str) -> Rule:
+    # Else somebody could lay one out for whoever decides next.
+    return rule(
+        f"has(self.decision) || !has(self.{name})",
+        f"{name} may be given only together with decision",
+        field=f".{name}",
+    )
+
+
 def _decision_is_final() -> Rule:
     unchanged = " && ".join(_same(name) for name in ("decision", "decidedBy", "decisionReason", "planHash"))
     decided_anew = (
@@ -155,7 +164,8 @@ def _decision_is_final() -> Rule:
         "decision is final for its plan: it can be changed only together with a new planHash",
         message_expression="'already ' + oldSelf.decision + ' by ' + "
         "(has(oldSelf.decidedBy) ? oldSelf.decidedBy : 'somebody') + "
-        "': a decision is final for its plan (decision, decidedBy, decisionReason and planHash stay)'",
+        "': a decision is final for its plan (decision, decidedBy, decisionReason and planHash stay); "
+        "another plan is decided together with spec.planHash, the value of status.plan.hash'",
         field=".decision",
     )
 
@@ -178,11 +188,7 @@ class ReprocessingSpec(Model):
             immutable_optional("origin"),
             immutable_optional("maxBlock"),
             immutable_optional("requestedBy"),
-            rule(
-                "has(self.decision) || !has(self.decidedBy)",
-                "decidedBy may be given only together with decision",
-                field=".decidedBy",
-            ),
+            *(_only_with_decision(name) for name in ("decidedBy", "decisionReason", "planHash")),
             _decision_is_final(),
             rule(
                 "!has(oldSelf.resume) || (has(self.resume) && self.resume >= oldSelf.resume)",
