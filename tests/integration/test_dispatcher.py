@@ -18,7 +18,8 @@ import pika
 import pytest
 from tests.cluster.rabbitmq import RabbitMQ
 
-from maestro.broker.publisher import Publisher, parameters
+from maestro.broker.connection import parameters
+from maestro.broker.publisher import Publisher
 from maestro.runs.dispatcher import Dispatcher, JobRefused
 from maestro.runs.errors import StaleEpoch
 from maestro.runs.model import Accepted, Claimed, NewRun, Registration, RunFilter, RunPolicy, RunState

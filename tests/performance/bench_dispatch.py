@@ -26,7 +26,8 @@ import pika
 import uvloop
 from tests.cluster.rabbitmq import RabbitMQ
 
-from maestro.broker.publisher import Publisher, Status, parameters
+from maestro.broker.connection import Status, parameters
+from maestro.broker.publisher import Publisher
 from maestro.runs.dispatcher import Dispatcher
 from maestro.runs.messages import Message, MessageMaker, headers_of
 from maestro.runs.model import Claimed, Leadership, NewRun, Registration, RunPolicy, new_run_id

@@ -13,8 +13,9 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel as Channel
 from tests.cluster.rabbitmq import RabbitMQ
 
+from maestro.broker.connection import ConnectionState, Status, parameters
 from maestro.broker.management import ManagementClient
-from maestro.broker.publisher import Publisher, PublisherState, Status, parameters
+from maestro.broker.publisher import Publisher
 
 PATIENCE = 30.0
 
@@ -47,7 +48,7 @@ class Settled:
         self.confirmed: list[int] = []
         self.returned: list[int] = []
         self.lost: list[int] = []
-        self.states: list[PublisherState] = []
+        self.states: list[ConnectionState] = []
 
     @property
     def count(self) -> int:

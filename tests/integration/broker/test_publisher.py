@@ -10,7 +10,8 @@ import pytest
 from tests.cluster.rabbitmq import RabbitMQ
 from tests.integration.broker.conftest import Channel, Message, Settled, channel_of, parameters_of, wait_until
 
-from maestro.broker.publisher import Publisher, Status
+from maestro.broker.connection import Status
+from maestro.broker.publisher import Publisher
 
 QUORUM = {"x-queue-type": "quorum"}
 
