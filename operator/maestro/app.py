@@ -18,8 +18,11 @@ from starlette.types import ASGIApp
 from maestro import __version__, handlers
 from maestro.automation import wiring
 from maestro.automation.installation import BrokerAdmin, InvalidBrokerSecret, broker_admin
-from maestro.broker import publisher as amqp
+from maestro.broker import connection as amqp
+from maestro.broker.consumer import Consumer
 from maestro.broker.management import ManagementClient
+from maestro.broker.publisher import Publisher
+from maestro.broker.topology import DEAD_LETTER_QUEUE
 from maestro.http.app import Services, create_app, create_gateway_app
 from maestro.http.auth import ApiKey, Authenticator
 from maestro.http.directory import CacheCatalog
@@ -32,6 +35,8 @@ from maestro.kube.errors import KubeError
 from maestro.kube.informer import Informer
 from maestro.kube.kinds import AUTOMATION, REPROCESSING, SCHEDULE, Kind
 from maestro.kube.lease import lease_connector
+from maestro.runs.collector import DeadLetterCollector
+from maestro.runs.deadletters import DeadLetters
 from maestro.runs.dispatcher import Dispatcher
 from maestro.runs.errors import StoreUnavailable
 from maestro.runs.store import RunStore
@@ -180,11 +185,13 @@ class Process:
 
     async def _retain(self, store: RunStore, dispatcher: Dispatcher) -> None:
         """Delete what `history` no longer keeps, a small batch at a time."""
+        letters = DeadLetters(store)
         while not await sleep_unless(self._stop, RETENTION_SECONDS):
             leadership, more = dispatcher.leadership, 1
             try:
                 while leadership and more and not self._stop.is_set():
                     more = await store.prune(utcnow(), epoch=leadership.epoch)
+                    more += await letters.prune(utcnow(), epoch=leadership.epoch)
             except StoreUnavailable as error:
                 log.warning("retention waits: %s", error)
 
@@ -257,10 +264,9 @@ class Process:
         admin = await self._insist("the broker's Secret", self._broker_admin, KubeError, InvalidBrokerSecret)
         if admin is None:
             return
-        publisher = amqp.Publisher(
-            amqp.parameters(admin.host, admin.port, admin.vhost, admin.username, admin.password),
-            observe=metrics.CONFIRM_SECONDS.observe,
-        )
+        broker = amqp.parameters(admin.host, admin.port, admin.vhost, admin.username, admin.password)
+        publisher = Publisher(broker, observe=metrics.CONFIRM_SECONDS.observe)
+        consumer = Consumer(broker, DEAD_LETTER_QUEUE)
         async with ManagementClient(admin.management_url, admin.username, admin.password, admin.vhost) as management:
             automations = wiring.build(
                 settings=self._settings,
@@ -278,17 +284,20 @@ class Process:
             gateways.on_change(automations.gateway_moved)
             automations.on_queue_lost(dispatcher.lost)
             automations.fenced_by(lambda: dispatcher.leadership.epoch if dispatcher.leadership else None)
+            collector = DeadLetterCollector(DeadLetters(store), consumer, lambda: dispatcher.leadership)
             publisher.start()
+            consumer.start()
             try:
                 await run_until(
                     self._stop,
                     self._dispatch(dispatcher, gateways),
+                    collector.run(self._stop),
                     automations.run(self._stop),
                     self._retain(store, dispatcher),
                     grace=10.0,
                 )
             finally:
-                await asyncio.to_thread(publisher.stop)
+                await asyncio.gather(asyncio.to_thread(consumer.stop), asyncio.to_thread(publisher.stop))
 
     async def _dispatch(self, dispatcher: Dispatcher, gateways: Gateways) -> None:
         """Dispatch once it is known which gateways are shut: before, what must wait would go."""

@@ -494,7 +494,7 @@ def _dead_letter(run: Run, event: Happening, policy: RunPolicy, now: int) -> Ste
     if run.pub != event.pub:
         return Step({}, 409, "overtaken")
     if event.reason == "rejected":
-        return Step(_end(run, now, F, DEAD_LETTERED))
+        return Step(_end(run, now, F, DEAD_LETTERED, **event.error))
     if event.reason != "delivery_limit":
         return Step(_pending(run))
     tried = Run(state=Q, attempt=run.attempt + 1, max_attempts=run.max_attempts, expires_at=run.expires_at)

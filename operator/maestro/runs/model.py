@@ -374,6 +374,22 @@ class RunView:
         return max(self.attempt - self.released - 1, 0)
 
 
+def copy_of(original: RunView, *, by: str | None = None, parameters: Parameters | None = None) -> NewRun:
+    """A new Run linked to an ended one, with its parameters unless others are given."""
+    return NewRun(
+        automation=original.automation,
+        parameters=original.parameters if parameters is None else parameters,
+        labels=original.labels,
+        reference=original.reference,
+        priority=original.priority,
+        fairness_key=original.fairness_key,
+        user=by if by is not None else original.user,
+        schedule=original.schedule,
+        tick=original.tick,
+        copy_of=original.id,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class RunFilter:
     """Which Runs a listing shows; all given fields must match."""
@@ -427,6 +443,8 @@ class Counts:
     canceled_24h: int = 0
     failures_in_row: int = 0
     paused: bool = False
+    dead_lettered: int = 0
+    """Dead letters that nobody has redriven or discarded."""
 
     @property
     def waiting(self) -> int:

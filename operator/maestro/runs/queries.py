@@ -57,6 +57,7 @@ _TALLY_OF = Sql("""
     SELECT automation_id, state, sum(n) FROM run_tally
     WHERE automation_id = :pk AND bucket > :bucket GROUP BY automation_id, state""")
 _PAUSES = Sql("SELECT pk, failures FROM automation")
+_DEAD_LETTERS = Sql("SELECT automation_id, n FROM dead_letter_count")
 _HOURS = Sql("""
     SELECT bucket, state, sum(n) FROM run_tally
     WHERE bucket >= :bucket AND (:any = 1 OR automation_id = :pk) GROUP BY bucket, state""")
@@ -112,7 +113,7 @@ def list_runs(transaction: Transaction, wanted: RunFilter, limit: int, cursor: s
     limit = max(1, min(limit, MAX_PAGE))
     query = _SHOWN.where(*_conditions(wanted, transaction)).order_by(_R.seq.desc()).limit(limit + 1)
     if cursor is not None:
-        query = query.where(_R.seq < _position(cursor))
+        query = query.where(_R.seq < position(cursor))
     rows = transaction.connection.execute(query).all()
     items = tuple(_view(row) for row in rows[:limit])
     return Page(items, str(items[-1].seq) if len(rows) > limit else None)
@@ -138,9 +139,10 @@ def counts(transaction: Transaction, limits: dict[int, int], now: int) -> dict[i
     by_state = _numbers(transaction.all(_COUNTS))
     by_day = _numbers(transaction.all(_TALLY, {"bucket": _day_ago(now)}))
     failures = {row[0]: int(row[1]) for row in transaction.all(_PAUSES)}
+    letters = _dead_letters(transaction)
     return {
-        pk: _counts(by_state[pk], by_day[pk], failures.get(pk, 0), limits.get(pk, 0))
-        for pk in sorted(by_state.keys() | by_day.keys() | limits.keys())
+        pk: _counts(by_state[pk], by_day[pk], failures.get(pk, 0), limits.get(pk, 0), letters.get(pk, 0))
+        for pk in sorted(by_state.keys() | by_day.keys() | limits.keys() | letters.keys() - {0})
     }
 
 
@@ -151,7 +153,9 @@ def summary(transaction: Transaction, pk: int, pause_limit: int, now: int) -> Su
     failures = {row[0]: int(row[1]) for row in transaction.all(_PAUSES)}
     failed = transaction.all(_FAILED, {"pk": pk, "limit": RECENT_FAILURES})
     return Summary(
-        counts=_counts(by_state[pk], by_day[pk], failures.get(pk, 0), pause_limit),
+        counts=_counts(
+            by_state[pk], by_day[pk], failures.get(pk, 0), pause_limit, _dead_letters(transaction).get(pk, 0)
+        ),
         last_run=_last_run(transaction, pk),
         recent_failures=tuple(
             RecentFailure(as_uuid(id_), reason, from_micros(at), error_class, message)
@@ -188,7 +192,12 @@ def _numbers(rows: list[Row]) -> dict[int, dict[int, int]]:
     return numbers
 
 
-def _counts(states: dict[int, int], day: dict[int, int], failures: int, limit: int) -> Counts:
+def _dead_letters(transaction: Transaction) -> dict[int, int]:
+    """Those that nobody has redriven or discarded, by Automation; 0 stands for those of none."""
+    return {pk: int(n) for pk, n in transaction.all(_DEAD_LETTERS)}
+
+
+def _counts(states: dict[int, int], day: dict[int, int], failures: int, limit: int, letters: int) -> Counts:
     return Counts(
         pending=states.get(lifecycle.P, 0),
         queued=states.get(lifecycle.Q, 0),
@@ -200,6 +209,7 @@ def _counts(states: dict[int, int], day: dict[int, int], failures: int, limit: i
         canceled_24h=day.get(lifecycle.C, 0),
         failures_in_row=failures,
         paused=limit > 0 and failures >= limit,
+        dead_lettered=letters,
     )
 
 
@@ -253,7 +263,8 @@ def _label(transaction: Transaction, name: str) -> sa.ColumnElement[Any]:
     return sa.cast(_D.labels, JSONB).op("->>")(name)
 
 
-def _position(cursor: str) -> int:
+def position(cursor: str) -> int:
+    """The number in a cursor. Raises ValueError for one that no listing gave."""
     if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
         raise ValueError("cursor: not one that a listing gave")
     return int(cursor)

@@ -35,7 +35,9 @@ _FORGET_KEYS = Sql("""
     (SELECT automation_id, key FROM idempotency WHERE expires_at < :now ORDER BY expires_at LIMIT :batch)""")
 _FORGET_TALLY = Sql("DELETE FROM run_tally WHERE bucket < :bucket")
 _FORGET_UNKNOWN = Sql("DELETE FROM unknown_run WHERE at < :before")
-_EMPTY = Sql("SELECT 1 FROM run WHERE automation_id = :pk LIMIT 1")
+_EMPTY = Sql("""
+    SELECT 1 WHERE EXISTS (SELECT 1 FROM run WHERE automation_id = :pk)
+    OR EXISTS (SELECT 1 FROM dead_letter WHERE automation_id = :pk)""")
 _FORGET_AUTOMATION = tuple(
     Sql(f"DELETE FROM {table} WHERE {column} = :pk")  # noqa: S608 - our own tables
     for table, column in (
@@ -45,6 +47,7 @@ _FORGET_AUTOMATION = tuple(
         ("fairness", "automation_id"),
         ("run_key", "automation_id"),
         ("idempotency", "automation_id"),
+        ("dead_letter_count", "automation_id"),
         ("automation", "pk"),
     )
 )

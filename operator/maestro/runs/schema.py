@@ -272,14 +272,42 @@ dead_letter = Table(
     "dead_letter",
     metadata,
     _key("seq"),
+    Column("identity", Text, nullable=False),
+    Column("twin", Integer, nullable=False),
     Column("automation_id", BigInteger),
     Column("run_id", Uuid),
     Column("queue", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("count", BigInteger, nullable=False),
+    Column("store", Text),
     Column("pub", BigInteger),
+    Column("message_id", Text),
+    Column("content_type", Text),
     Column("headers", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("died_at", BigInteger),
     Column("at", BigInteger, nullable=False),
+    Column("redriven_at", BigInteger),
+    Column("redriven_as", Uuid),
+    Column("redriven_by", Text),
+    Index("dead_letter_identity", "identity", "twin", unique=True),
     Index("dead_letter_automation", "automation_id", "seq"),
+    Index(
+        "dead_letter_run",
+        "run_id",
+        "seq",
+        sqlite_where=text("run_id IS NOT NULL"),
+        postgresql_where=text("run_id IS NOT NULL"),
+    ),
 )
+"""`twin` tells letters apart that are alike in everything, and that yet are two: foreign messages without an id."""
+
+dead_letter_count = Table(
+    "dead_letter_count",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Letters of an Automation that nobody has redriven or discarded; 0 stands for those of none."""

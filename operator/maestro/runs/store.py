@@ -34,6 +34,7 @@ from maestro.runs.model import (
     RunView,
     Summary,
     Unpublished,
+    copy_of,
     to_micros,
 )
 from maestro.runs.registry import Registry
@@ -69,7 +70,7 @@ class RunStore:
         self._writer = Writer(
             database,
             {
-                "accept": self._accept_batch,
+                "accept": self.accept_in,
                 "reports": self._report_batch,
                 "call": single(lambda transaction, action: action(transaction)),
             },
@@ -211,19 +212,7 @@ class RunStore:
             raise UnknownRun(run_id)
         if not original.state.ended:
             raise NotEnded(run_id)
-        copy = NewRun(
-            automation=original.automation,
-            parameters=original.parameters if parameters is None else parameters,
-            labels=original.labels,
-            reference=original.reference,
-            priority=original.priority,
-            fairness_key=original.fairness_key,
-            user=by if by is not None else original.user,
-            schedule=original.schedule,
-            tick=original.tick,
-            copy_of=original.id,
-        )
-        return (await self.accept([copy]))[0]
+        return (await self.accept([copy_of(original, by=by, parameters=parameters)]))[0]
 
     # -- the leader's dispatch -----------------------------------------------------------------------------------
 
@@ -453,7 +442,13 @@ class RunStore:
             for callback in self._callbacks:
                 callback(frozenset(automations))
 
-    def _accept_batch(self, transaction: Transaction, lists: list[Any]) -> Sequence[Any]:
+    @property
+    def registry(self) -> Registry:
+        """What is known of Automations, for the areas that keep tables of their own."""
+        return self._registry
+
+    def accept_in(self, transaction: Transaction, lists: list[Any]) -> Sequence[Any]:
+        """Accepts lists of Runs within a transaction; for each the answers, or the Refused that it gets."""
         ledger = self._ledger(transaction)
         answers, work = accept.accept(transaction, self._registry, ledger, lists, self._now())
         ledger.flush()

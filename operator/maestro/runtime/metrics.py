@@ -113,6 +113,17 @@ RUNS_REFUSED = _counter(
 RUNS = _gauge(
     "maestro_runs", "Runs by state (waiting, held, queued, running); told by the leader.", "automation", "state"
 )
+DEAD_LETTERS_RECORDED = _counter(
+    "maestro_dead_letters_recorded_total",
+    "Dead letters taken into the store, by why their queue gave them up; automation empty: of none.",
+    "automation",
+    "reason",
+)
+DEAD_LETTERS = _gauge(
+    "maestro_dead_letters",
+    "Dead letters that nobody has redriven or discarded; told by the leader; automation empty: of none.",
+    "automation",
+)
 ACCEPT_TO_START_SECONDS = BatchHistogram(
     "maestro_run_accept_to_start_seconds", "From accepted to the first attempt's start.", buckets=_SLOW
 )
@@ -142,7 +153,15 @@ REPORTS = _counter("maestro_worker_reports_total", "Reports of workers by operat
 HTTP_REQUESTS = _counter("maestro_http_requests_total", "Requests by route template.", "route", "method", "code")
 HTTP_SECONDS = _histogram("maestro_http_request_seconds", "How long a request takes.", "route", buckets=_FAST)
 
-_BY_AUTOMATION: tuple[Any, ...] = (RUNS_ACCEPTED, RUNS_STARTED, RUNS_FINISHED, RUNS_RETRIED, RUNS)
+_BY_AUTOMATION: tuple[Any, ...] = (
+    RUNS_ACCEPTED,
+    RUNS_STARTED,
+    RUNS_FINISHED,
+    RUNS_RETRIED,
+    RUNS,
+    DEAD_LETTERS_RECORDED,
+    DEAD_LETTERS,
+)
 
 
 def forget_automation(automation_id: str) -> None:
