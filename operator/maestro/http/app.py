@@ -14,6 +14,7 @@ from maestro.http import health, openapi
 from maestro.http.answers import encode
 from maestro.http.auth import Authenticator
 from maestro.http.automations import AutomationRoutes
+from maestro.http.deadletters import DeadLetterRoutes
 from maestro.http.directory import Catalog, Directory
 from maestro.http.endpoint import Answer, Endpoint, Table
 from maestro.http.errors import not_found
@@ -106,6 +107,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *RunRoutes(store, directory, authenticator, access, views).endpoints(),
         *KeyRoutes(store, directory, authenticator).endpoints(),
         *LogRoutes(store, access, services.stopping).endpoints(),
+        *DeadLetterRoutes(store, directory, authenticator).endpoints(),
         *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),
         *ScheduleRoutes(services.schedules, directory, authenticator, services.objects, namespace).endpoints(),
         *StatsRoutes(store, authenticator, services.clock).endpoints(),

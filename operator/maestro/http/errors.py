@@ -14,6 +14,8 @@ from maestro.runs.errors import (
     Backlog,
     IdempotencyConflict,
     NeverFits,
+    NoSuchLetter,
+    NotRedrivable,
     StoreUnavailable,
     UnknownAutomation,
     UnknownRun,
@@ -127,8 +129,10 @@ def translate(error: Exception) -> HttpError | None:
             return HttpError(422, str(error), details=[{"path": "", "rule": "run.maxPending"}])
         case IdempotencyConflict():
             return HttpError(422, str(error), details=[{"path": "Idempotency-Key", "rule": str(error)}])
-        case UnknownRun():
+        case UnknownRun() | NoSuchLetter():
             return not_found(str(error))
+        case NotRedrivable():
+            return HttpError(409, f"the dead letter can't be redriven: {error}")
         case UnknownAutomation():
             return not_found(str(error))
         case InvalidParameters():

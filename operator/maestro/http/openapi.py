@@ -158,6 +158,8 @@ def _path_parameter(path: str, name: str) -> dict[str, Any]:
         if path.startswith(f"/api/v1/{kind.lower()}s/"):
             schema = {"type": "string", "minLength": 1, "maxLength": 116}
             return {"description": f"The {kind}: `<name>` or `<namespace>.<name>`.", "schema": schema}
+    if path.startswith("/api/v1/dead-letters/"):
+        return {"description": "The letter's number.", "schema": {"type": "integer", "minimum": 1}}
     return {"description": "The Run's id.", "schema": {"type": "string", "format": "uuid"}}
 
 

@@ -90,6 +90,18 @@ class NotEnded(Refused):
         self.run_id = run_id
 
 
+class NoSuchLetter(Refused):
+    """No dead letter has this number."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"there is no dead letter {seq}")
+        self.seq = seq
+
+
+class NotRedrivable(Refused):
+    """The letter's Run can't go again, or it can't become one; the message says why (HTTP 409)."""
+
+
 class StaleEpoch(Refused):
     """The caller is no longer the leader: a later epoch stands in the store. Nothing was written."""
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from maestro.runs import queries
 from maestro.runs.changes import Changes
 from maestro.runs.database import Sql, as_uuid_or_none, clean
-from maestro.runs.errors import Refused
+from maestro.runs.errors import NoSuchLetter, NotRedrivable, Refused
 from maestro.runs.lifecycle import Event, Happening
 from maestro.runs.model import NewRun, Parameters, RunState, RunView, copy_of
 
@@ -20,18 +20,6 @@ _LETTER = Sql("SELECT automation_id, run_id, redriven_at, redriven_as FROM dead_
 _REDRIVEN = Sql("""
     UPDATE dead_letter SET redriven_at = :now, redriven_as = :run, redriven_by = :by WHERE seq = :seq""")
 _ONE_LESS = Sql("UPDATE dead_letter_count SET n = n - 1 WHERE automation_id = :automation")
-
-
-class NoSuchLetter(Refused):
-    """No dead letter has this number."""
-
-    def __init__(self, seq: int) -> None:
-        super().__init__(f"there is no dead letter {seq}")
-        self.seq = seq
-
-
-class NotRedrivable(Refused):
-    """The letter's Run can't go again, or it can't become one; the message says why (HTTP 409)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ FIELDS = (
 )
 NAMES = (
     *("status", "automation", "user", "since", "until", "limit", "cursor", "reference", "schedule"),
-    *("after", "force", "attempt", "worker", "namespace", "blocked"),
+    *("after", "force", "attempt", "worker", "namespace", "blocked", "queue", "reason", "run", "redriven"),
 )
 keys = st.sampled_from(FIELDS) | st.text(max_size=5)
 values = st.recursive(

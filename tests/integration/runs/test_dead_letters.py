@@ -13,10 +13,10 @@ from tests.integration.runs.test_metrics import Samples
 from tests.integration.runs.world import OTHER, World
 
 from maestro.runs.deadletters import DeadLetter, DeadLetters, LetterFilter
-from maestro.runs.errors import Backlog, StaleEpoch
+from maestro.runs.errors import Backlog, NoSuchLetter, NotRedrivable, StaleEpoch
 from maestro.runs.letters import Letter
 from maestro.runs.model import Claimed, RunState
-from maestro.runs.redrive import NoSuchLetter, NotRedrivable, Redrive
+from maestro.runs.redrive import Redrive
 
 _numbers = itertools.count(1)
 
