@@ -18,6 +18,10 @@ LABEL_PART_OF = "app.kubernetes.io/part-of"
 MANAGED_BY = "maestro"
 
 ANNOTATION_UNPAUSE = f"{GROUP}/unpause"
+ANNOTATION_RUN_NOW = f"{GROUP}/run-now"
+"""On a Schedule: start a Run now, once for each value."""
+ANNOTATION_ENDED = f"{GROUP}/ended"
+"""On the Job of a tick: how its Run's attempt ended; it is there once that was recorded."""
 ANNOTATION_RERUN = f"{GROUP}/rerun"
 ANNOTATION_DISPLAY_NAME = f"{GROUP}/display-name"
 
@@ -64,9 +68,14 @@ def run_job(run_id: UUID | str, attempt: int) -> str:
     return f"{run_id}-{attempt}"
 
 
-def tick_job(schedule: str, unix_minutes: int, attempt: int) -> str:
-    """The Kubernetes Job of one attempt of a Schedule's tick."""
-    return f"{schedule}-{unix_minutes}-{attempt}"
+def tick_job(schedule: str, unix_minutes: int, mark: str = "") -> str:
+    """The name of a tick's Kubernetes Jobs, before the attempt; `mark`: of what isn't the timetable's own."""
+    return f"{schedule}-{unix_minutes}{mark}"
+
+
+def attempt_job(name: str, attempt: int) -> str:
+    """The Kubernetes Job of one attempt of a tick's Run."""
+    return f"{name}-{attempt}"
 
 
 def managed_labels() -> dict[str, str]:

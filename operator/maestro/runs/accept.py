@@ -18,6 +18,9 @@ from maestro.runs.registry import Known, Registry
 IDEMPOTENCY_TTL = micros(24 * 3600)
 """How long a key is remembered."""
 _TURN_BITS = 40
+_APART = 1 << 62
+"""Taken off the rank of a Run that is launched as a Job although its Automation has a queue: such Runs are claimed by
+themselves, so that they never wait behind what is queued."""
 
 _COLUMNS = (
     *(
@@ -37,9 +40,9 @@ _COLUMNS = (
 )
 _DETAIL = Sql("""
     INSERT INTO run_detail (run_seq, automation_id, user_name, reference, schedule, tick, priority, fairness_key,
-                            labels, notify, traceparent)
+                            labels, notify, traceparent, job)
     VALUES (:seq, :automation, :user, :reference, :schedule, :tick, :priority, :fairness_key, :labels, :notify,
-            :traceparent)""")
+            :traceparent, :job)""")
 _LAST_SEQ = Sql("SELECT coalesce(max(seq), 0) FROM run")
 _NEXT_SEQS = Sql("SELECT nextval(pg_get_serial_sequence('run', 'seq')) FROM generate_series(1, :n)")
 _WAITING = Sql("""
@@ -206,6 +209,9 @@ def _insert(transaction: Transaction, registry: Registry, inserts: list[tuple[UU
         ckey = keys.key_of(policy.ordering_key, run.parameters)
         due_at = None if run.not_before is None else to_micros(run.not_before)
         expires_at = None if run.expires_at is None else to_micros(run.expires_at)
+        if run.launch == "Job" and known.registration.launch == "Queue":
+            rank -= _APART
+            registry.apart.add(run.automation)
         columns = lifecycle.accepted(keyed=ckey is not None, now=now, due_at=due_at, expires_at=expires_at)
         if ckey is not None:
             entering[run.automation, ckey] += 1
@@ -252,6 +258,7 @@ def _detail(seq: int, run: NewRun) -> dict[str, Any] | None:
         run.labels,
         run.notify,
         run.traceparent,
+        run.job,
         run.priority,
     )
     if not any(told):
@@ -268,6 +275,7 @@ def _detail(seq: int, run: NewRun) -> dict[str, Any] | None:
         "labels": as_json({clean(name): clean(value) for name, value in run.labels.items()}) if run.labels else None,
         "notify": as_json(list(run.notify)) if run.notify else None,
         "traceparent": run.traceparent,
+        "job": None if run.job is None else as_json([run.job.schedule, run.job.uid, run.job.name]),
     }
 
 

@@ -13,7 +13,7 @@ from maestro.runs.changes import Changes, Ledger
 from maestro.runs.database import Row, Sql, Transaction, as_uuid
 from maestro.runs.errors import StaleEpoch
 from maestro.runs.lifecycle import Event, Happening
-from maestro.runs.model import Claimed, Leadership, QueuedRun, Unpublished, from_micros
+from maestro.runs.model import Claimed, Leadership, QueuedRun, TickJob, Unpublished, from_micros
 from maestro.runs.registry import Known, Registry
 
 _FIRST_LEADER = Sql("""
@@ -30,33 +30,38 @@ _HELD = Sql("SELECT 1 FROM run WHERE solution_id = :solution AND state = 0 LIMIT
 _SLOTS = Sql("SELECT slot FROM run WHERE automation_id = :automation AND slot IS NOT NULL")
 _CANDIDATES = Sql("""
     SELECT seq FROM run WHERE automation_id = :automation AND state = 1 AND ready = 1
+      AND rank >= :lowest AND rank < :highest
       AND (:only_replays = 0 OR replay_of IS NOT NULL) ORDER BY rank, seq LIMIT :n {lock}""")
 _CLAIM = Sql("""
     UPDATE run SET state = {Q}, ready = 0, due_at = NULL, lease_at = NULL, deadline_at = NULL, alarm_at = expires_at,
                    pub = :pub, epoch = :epoch, slot = :slot, queued_at = :now
     WHERE seq = :seq AND state = {P} AND ready = 1
-    RETURNING seq, id, pub, attempt, parameters""")
+    RETURNING seq, id, pub, attempt, parameters, rank""")
 _CLAIM_MANY = Sql("""
     WITH c AS (SELECT seq, rank FROM run WHERE automation_id = :automation AND state = 1 AND ready = 1
+                 AND rank >= :lowest AND rank < :highest
                  AND (:only_replays = 0 OR replay_of IS NOT NULL) ORDER BY rank, seq LIMIT :n {lock}),
          v AS (SELECT seq AS claimed, row_number() OVER (ORDER BY rank, seq) AS rn FROM c)
     UPDATE run SET state = {Q}, ready = 0, due_at = NULL, lease_at = NULL, deadline_at = NULL, alarm_at = expires_at,
                    pub = :base + v.rn, epoch = :epoch, queued_at = :now
     FROM v WHERE run.seq = v.claimed AND run.state = {P}
-    RETURNING seq, id, pub, attempt, parameters""")
-_TOLD = Sql("SELECT run_seq, tick, traceparent FROM run_detail WHERE run_seq {in :seqs}")
+    RETURNING seq, id, pub, attempt, parameters, rank""")
+_TOLD = Sql("SELECT run_seq, tick, traceparent, job FROM run_detail WHERE run_seq {in :seqs}")
 _AGAIN = Sql("""
-    SELECT seq, id, pub, attempt, parameters FROM run
+    SELECT seq, id, pub, attempt, parameters, rank FROM run
     WHERE automation_id = :automation AND state = 2 AND pub > :pub ORDER BY pub LIMIT :limit""")
 _OLDEST = Sql("""
     SELECT seq, pub, queued_at FROM run
-    WHERE automation_id = :automation AND state = 2 AND pub < :below ORDER BY pub LIMIT :limit""")
+    WHERE automation_id = :automation AND state = 2 AND pub < :below AND rank >= :lowest AND rank < :highest
+    ORDER BY pub LIMIT :limit""")
 _STARTED_PUB = Sql("SELECT coalesce(max(pub), 0) FROM run_started WHERE automation_id = :automation AND epoch = :epoch")
 _REPUBLISH = Sql("""
     UPDATE run SET pub = :pub, epoch = NULL, queued_at = :now WHERE seq = :seq AND state = {Q} AND pub = :was
-    RETURNING automation_id, seq, id, pub, attempt, parameters""")
+    RETURNING automation_id, seq, id, pub, attempt, parameters, rank""")
 _TAKE_BACK = Sql("SELECT seq FROM run WHERE automation_id = :automation AND state = 2 ORDER BY pub LIMIT :limit")
 _NO_LIMIT = (1 << 63) - 1
+_RANKS = {False: {"lowest": 0, "highest": _NO_LIMIT}, True: {"lowest": -_NO_LIMIT, "highest": 0}}
+"""Of Runs that go the Automation's way, and of those that are launched as Jobs although it has a queue."""
 
 
 def fence(transaction: Transaction, epoch: int | None) -> int:
@@ -94,6 +99,7 @@ def claim(
     automation: int,
     limit: int,
     only_replays: bool,
+    apart: bool,
     now: int,
 ) -> list[Claimed]:
     """See RunStore.claim."""
@@ -104,10 +110,7 @@ def claim(
     if known.registration.suspended or _paused(transaction, known):
         _take_back(transaction, registry, ledger, automation, known.registration.policy.window, now)
         return []
-    window = known.registration.policy.window - _number(transaction, _QUEUED, automation)
-    room = min(limit, window)
-    # Until a claim finds room again, every start of one of its Runs is announced: it makes some.
-    (registry.full.add if window < limit else registry.full.discard)(automation)
+    room = limit if apart else _room(transaction, registry, known, limit)
     if room <= 0:
         return []
     held = transaction.one(_HELD, {"solution": known.solution}) is not None
@@ -118,6 +121,7 @@ def claim(
         "base": base - 1,
         "now": now,
         "n": room,
+        **_RANKS[apart],
     }
     rows = _claim_rows(transaction, known, request)
     if not rows:
@@ -125,6 +129,14 @@ def claim(
     transaction.run(_TAKE_PUBS, {"n": len(rows), "epoch": epoch})
     ledger.moved(automation, lifecycle.P, lifecycle.Q, len(rows))
     return _claimed(transaction, known, rows)
+
+
+def _room(transaction: Transaction, registry: Registry, known: Known, limit: int) -> int:
+    """How many more may be on the queue."""
+    window = known.registration.policy.window - _number(transaction, _QUEUED, known.pk)
+    # Until a claim finds room again, every start of one of its Runs is announced: it makes some.
+    (registry.full.add if window < limit else registry.full.discard)(known.pk)
+    return min(limit, window)
 
 
 def _claim_rows(transaction: Transaction, known: Known, request: dict[str, Any]) -> list[Row]:
@@ -148,10 +160,12 @@ def _free_slots(transaction: Transaction, automation: int, parallelism: int) -> 
 
 def _claimed(transaction: Transaction, known: Known, rows: list[Row]) -> list[Claimed]:
     told = {row[0]: row for row in transaction.all(_TOLD, {"seqs": [row[0] for row in rows]})}
-    carries = known.registration.parameters_in_message or known.registration.launch == "Job"
+    registration = known.registration
     claimed = []
-    for seq, run_id, pub, attempt, parameters in sorted(rows, key=lambda row: int(row[2])):
-        _, tick, traceparent = told.get(seq, (seq, None, None))
+    for seq, run_id, pub, attempt, parameters, rank in sorted(rows, key=lambda row: int(row[2])):
+        _, tick, traceparent, job = told.get(seq, (seq, None, None, None))
+        launch = "Job" if rank < 0 else registration.launch
+        carries = registration.parameters_in_message or launch == "Job"
         claimed.append(
             Claimed(
                 seq=seq,
@@ -160,6 +174,8 @@ def _claimed(transaction: Transaction, known: Known, rows: list[Row]) -> list[Cl
                 pub=pub,
                 attempt=attempt + 1,
                 parameters=json.loads(parameters) if carries else None,
+                launch=launch,
+                job=None if job is None else TickJob(*json.loads(job)),
                 scheduled_time=None if tick is None else from_micros(tick),
                 traceparent=traceparent,
             )
@@ -179,9 +195,12 @@ def queued_after(transaction: Transaction, registry: Registry, pub: int, limit: 
     return found[:limit]
 
 
-def queued_runs(transaction: Transaction, automation: int, limit: int, below: int | None) -> list[QueuedRun]:
-    """The oldest publications of a queue that weren't started."""
-    params = {"automation": automation, "limit": limit, "below": _NO_LIMIT if below is None else below}
+def queued_runs(
+    transaction: Transaction, automation: int, limit: int, below: int | None, *, apart: bool
+) -> list[QueuedRun]:
+    """The oldest publications of a queue (`apart`: of Jobs beside it) that weren't started."""
+    until = _NO_LIMIT if below is None else below
+    params = {"automation": automation, "limit": limit, "below": until, **_RANKS[apart]}
     return [QueuedRun(seq, pub, from_micros(at)) for seq, pub, at in transaction.all(_OLDEST, params)]
 
 

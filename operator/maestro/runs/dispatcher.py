@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from maestro.runs.errors import StaleEpoch, StoreUnavailable
 from maestro.runs.messages import Message, MessageMaker, headers_of
@@ -38,9 +38,12 @@ class DispatchStore(RepairStore, Protocol):
 
     def on_work(self, callback: Callable[[frozenset[int]], None]) -> None: ...
     def registrations(self) -> Mapping[int, Registration]: ...
+    def launches_apart(self, automation: int) -> bool: ...
     async def refresh(self) -> None: ...
     async def win_leadership(self) -> Leadership: ...
-    async def claim(self, epoch: int, automation: int, limit: int, *, only_replays: bool = False) -> list[Claimed]: ...
+    async def claim(
+        self, epoch: int, automation: int, limit: int, *, only_replays: bool = False, apart: bool = False
+    ) -> list[Claimed]: ...
     async def queued_after(self, epoch: int, pub: int, limit: int) -> list[Claimed]: ...
     async def confirmed(self, epoch: int, pub: int) -> None: ...
     async def unpublished(self, epoch: int, items: Sequence[Unpublished]) -> int: ...
@@ -68,6 +71,14 @@ class Transport(Protocol):
     ) -> None: ...
 
     def publish(self, batch: Sequence[Message]) -> None: ...
+
+
+class Flow(NamedTuple):
+    """Runs of an Automation that are claimed together: those that go its way, or those that are launched as Jobs
+    although it has a queue. Neither waits behind the other."""
+
+    automation: int
+    apart: bool
 
 
 class JobRefused(Exception):  # noqa: N818 - an answer, as the state table names it
@@ -147,9 +158,9 @@ class Dispatcher:
         self._leadership: Leadership | None = None
         self._headers: Mapping[str, int | str] = {}
         self._makers: dict[int, MessageMaker] = {}
-        self._ready: dict[int, None] = {}
+        self._ready: dict[Flow, None] = {}
         # Since when an Automation has had Runs that could go: until a claim finds no more of them.
-        self._behind: dict[int, datetime] = {}
+        self._behind: dict[Flow, datetime] = {}
         self._gauges = RunGauges()
         self._go = asyncio.Event()
         self._alarm = asyncio.Event()
@@ -208,10 +219,16 @@ class Dispatcher:
 
     def wake(self, automations: Iterable[int] = ()) -> None:
         """Look for work of these Automations now. For the loop's own thread."""
+        self._wake(Flow(key, apart) for key in automations for apart in (False, True) if self._flows(key, apart))
+
+    def _flows(self, key: int, apart: bool) -> bool:
+        return not apart or self._store.launches_apart(key)
+
+    def _wake(self, flows: Iterable[Flow]) -> None:
         now = self._clock()
-        for key in automations:
-            self._ready[key] = None
-            self._behind.setdefault(key, now)
+        for flow in flows:
+            self._ready[flow] = None
+            self._behind.setdefault(flow, now)
         self._go.set()
         self._alarm.set()
 
@@ -317,23 +334,26 @@ class Dispatcher:
         if (ready := await self._next_ready()) is None:
             self._hand_over([self._again.popleft() for _ in range(min(self._batch, len(self._again)))])
             return
-        key, registration = ready
-        limit = self._batch if registration.launch == "Job" else min(self._batch, self._transport.room)
+        flow, registration = ready
+        jobs = flow.apart or registration.launch == "Job"
+        limit = self._batch if jobs else min(self._batch, self._transport.room)
         try:
             async with self._claiming:
                 # Asked in turn with the holding: what was asked before might be claimed after everything was held.
                 shut = self._gateway(registration.solution_id)
-                claimed = await self._store.claim(self._epoch, key, limit, only_replays=shut)
+                claimed = await self._store.claim(
+                    self._epoch, flow.automation, limit, only_replays=shut, apart=flow.apart
+                )
                 self._send(claimed)
         except StoreUnavailable:
-            self._ready[key] = None
+            self._ready[flow] = None
             raise
         if len(claimed) == limit:
-            self._ready[key] = None  # behind the others: they take turns by the batch
-        elif key in self._ready:
-            self._behind[key] = self._clock()  # more came meanwhile
+            self._ready[flow] = None  # behind the others: they take turns by the batch
+        elif flow in self._ready:
+            self._behind[flow] = self._clock()  # more came meanwhile
         else:
-            self._behind.pop(key, None)
+            self._behind.pop(flow, None)
 
     async def _due_step(self) -> None:
         self._alarm.clear()
@@ -378,7 +398,11 @@ class Dispatcher:
         counts = await self._store.counts()
         self._gauges.show(counts, self._store.registrations())
         await self._follow_gateways(counts)
-        self.wake(key for key, count in counts.items() if self._may_move(key, count))
+        registrations = self._store.registrations()
+        for key, count in counts.items():
+            if self._may_move(key, count):
+                # Whether some are launched apart, another replica may know: it is found out by trying.
+                self._wake([Flow(key, False)] + [Flow(key, True)] * (registrations[key].launch == "Queue"))
 
     def _may_move(self, key: int, count: Counts) -> bool:
         registration = self._store.registrations().get(key)
@@ -395,7 +419,7 @@ class Dispatcher:
 
     # --- claiming and sending ----------------------------------------------------------------------------------------
 
-    async def _next_ready(self) -> tuple[int, Registration] | None:
+    async def _next_ready(self) -> tuple[Flow, Registration] | None:
         """Wait for an Automation that may have work and whose way out has room; take it out of the ready ones. None:
         first comes what is to be published again."""
         while True:
@@ -403,18 +427,18 @@ class Dispatcher:
             if self._again and self._transport.room > 0:
                 return None
             registrations = self._store.registrations()
-            for key in list(self._ready):
-                registration = registrations.get(key)
+            for flow in list(self._ready):
+                registration = registrations.get(flow.automation)
                 if registration is None:
-                    del self._ready[key]
-                    self._behind.pop(key, None)
-                elif self._has_room(registration):
-                    del self._ready[key]
-                    return key, registration
+                    del self._ready[flow]
+                    self._behind.pop(flow, None)
+                elif self._has_room(flow, registration):
+                    del self._ready[flow]
+                    return flow, registration
             await self._go.wait()
 
-    def _has_room(self, registration: Registration) -> bool:
-        if registration.launch == "Job":
+    def _has_room(self, flow: Flow, registration: Registration) -> bool:
+        if flow.apart or registration.launch == "Job":
             return self._launcher is not None and len(self._jobs) < self._launches
         return self._transport.room > 0
 
@@ -448,7 +472,7 @@ class Dispatcher:
             registration = registrations.get(run.automation)
             if registration is None:
                 self._hear_back([run.pub], UNCONFIRMED)  # gone meanwhile; its Runs are being canceled
-            elif registration.launch == "Job":
+            elif run.launch == "Job":
                 self._launch(run, registration)
             else:
                 messages.append(self._maker(run.automation, registration)(run))

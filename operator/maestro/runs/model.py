@@ -201,6 +201,18 @@ class Orphan:
 # -- Runs on their way in -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class TickJob:
+    """What the Kubernetes Job of a Schedule's tick is called and belongs to."""
+
+    schedule: str
+    """The Schedule's name; it is in the Automation's namespace."""
+    uid: str
+    """The Schedule's."""
+    name: str
+    """The Job's name without the attempt."""
+
+
 @dataclass(slots=True)
 class NewRun:
     """A Run to be accepted. `parameters` are merged and validated already."""
@@ -223,6 +235,10 @@ class NewRun:
     notify: tuple[str, ...] = ()
     traceparent: str | None = None
     run_id: UUID | None = None
+    launch: Literal["Queue", "Job"] | None = None
+    """How it is launched; None: as the Automation says. `Job` needs no queue, but never the other way round."""
+    job: TickJob | None = None
+    """Only of a tick's Run that is launched as a Job."""
 
 
 @dataclass(slots=True)  # frozen ones take three times as long to make, and one is made for each Run
@@ -250,6 +266,8 @@ class Claimed:
     """The attempt that a start of this publication will begin; it only informs."""
     parameters: Parameters | None
     """Given only where the message or the Job needs them (`parameters_in_message`, `launch: Job`)."""
+    launch: Literal["Queue", "Job"] = "Queue"
+    job: TickJob | None = None
     scheduled_time: datetime | None = None
     reprocessing: str | None = None
     traceparent: str | None = None
@@ -356,6 +374,8 @@ class RunView:
     tick: datetime | None
     copy_of: UUID | None
     replay_of: UUID | None
+    apart: bool = False
+    """It is launched as a Job although its Automation has a queue."""
     held_by: str | None = None
     progress: Progress | None = None
     released: int = 0
@@ -386,6 +406,7 @@ def copy_of(original: RunView, *, by: str | None = None, parameters: Parameters 
         user=by if by is not None else original.user,
         schedule=original.schedule,
         tick=original.tick,
+        launch="Job" if original.apart else None,
         copy_of=original.id,
     )
 
@@ -407,6 +428,8 @@ class RunFilter:
     labels: Mapping[str, str] = field(default_factory=dict)
     copy_of: UUID | None = None
     replay_of: UUID | None = None
+    apart: bool | None = None
+    """Only those that are launched as Jobs although their Automation has a queue; or only the others."""
 
 
 @dataclass(frozen=True, slots=True)

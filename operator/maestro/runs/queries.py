@@ -83,6 +83,7 @@ _SHOWN = (
         *(_R.seq, _R.id, _R.automation_id, _R.state, _R.reason, _R.message, _R.error_class, _R.parameters, _R.result),
         *(_R.attempt, _R.max_attempts, _R.accepted_at, _R.queued_at, _R.started_at, _R.ended_at, _R.due_at),
         *(_R.expires_at, _R.cancel_at, _R.heartbeat_at, _R.holder, _R.copy_of, _R.replay_of),
+        (_R.rank < 0).label("apart"),
         *(_D.priority, _D.fairness_key, _D.user_name, _D.labels, _D.reference, _D.schedule, _D.tick),
         _A.id.label("automation_text"),
         _S.id.label("solution_text"),
@@ -244,6 +245,8 @@ def _conditions(wanted: RunFilter, transaction: Transaction) -> list[sa.ColumnEl
         conditions.append(_R.accepted_at >= to_micros(wanted.since))
     if wanted.until is not None:
         conditions.append(_R.accepted_at < to_micros(wanted.until))
+    if wanted.apart is not None:
+        conditions.append(_R.rank < 0 if wanted.apart else _R.rank >= 0)
     equal: list[tuple[sa.ColumnElement[Any], Any]] = [
         (_D.user_name, wanted.user),
         (_D.reference, wanted.reference),
@@ -305,6 +308,7 @@ def _view(row: Any, attempts: tuple[AttemptView, ...] = (), progress: Progress |
         tick=_time(row.tick),
         copy_of=as_uuid_or_none(row.copy_of),
         replay_of=as_uuid_or_none(row.replay_of),
+        apart=bool(row.apart),
         progress=progress,
         attempts=attempts,
     )

@@ -58,6 +58,8 @@ class Registry:
         self._stamp: Row = ()
         self.full: set[int] = set()
         """Automations whose last claim was cut short by the window. Only for the writer's thread."""
+        self.apart: set[int] = set()
+        """Automations with a queue that had a Run accepted here which is launched as a Job."""
         self.keyed = False
         """Some Automation has an ordering key, or had one while this process lives."""
 

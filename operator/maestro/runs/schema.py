@@ -137,6 +137,7 @@ run_detail = Table(
     Column("labels", Text),
     Column("notify", Text),
     Column("traceparent", Text),
+    Column("job", Text),
     Index(
         "run_detail_user",
         "user_name",
@@ -311,3 +312,43 @@ dead_letter_count = Table(
     sqlite_with_rowid=False,
 )
 """Letters of an Automation that nobody has redriven or discarded; 0 stands for those of none."""
+
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("uid", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("cursor", BigInteger, nullable=False),
+    Column("timetable", Text, nullable=False),
+    Column("started", BigInteger, nullable=False, server_default="0"),
+    Column("skipped", BigInteger, nullable=False, server_default="0"),
+    Column("missed", BigInteger, nullable=False, server_default="0"),
+    Column("last_tick", BigInteger),
+    Column("last_success_at", BigInteger),
+    Column("last_end", Text),
+    Column("last_end_at", BigInteger),
+    Column("run_now", Text),
+    sqlite_with_rowid=False,
+)
+"""What is known of a Schedule: every tick up to `cursor` stands in `tick`, or stood there."""
+
+tick = Table(
+    "tick",
+    metadata,
+    Column("schedule_uid", Text, primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("mark", Text, primary_key=True),
+    Column("outcome", SmallInteger, nullable=False),
+    Column("reason", Text),
+    Column("run_id", Uuid),
+    Column("open", SmallInteger, nullable=False),
+    Column("job", Text),
+    Column("late", BigInteger, nullable=False),
+    Column("recorded_at", BigInteger, nullable=False),
+    Column("ended", Text),
+    Column("ended_at", BigInteger),
+    Column("user_name", Text),
+    Index("tick_open", "schedule_uid", "at", sqlite_where=text("open = 1"), postgresql_where=text("open = 1")),
+    sqlite_with_rowid=False,
+)
+"""The tick ledger: being its key, no instant of a Schedule is recorded twice. `open`: it waits, or its Run goes on."""

@@ -132,6 +132,10 @@ class RunStore:
         """The live registration of `<namespace>.<name>`, from memory."""
         return self._registry.by_id(automation_id)
 
+    def launches_apart(self, automation: int) -> bool:
+        """Whether Runs were accepted here that are launched as Jobs although the Automation has a queue."""
+        return automation in self._registry.apart
+
     def registration(self, automation: int) -> Registration | None:
         """The registration with this key, live or of an object that is gone, from memory."""
         known = self._registry.get(automation)
@@ -220,10 +224,13 @@ class RunStore:
         """Takes the store: a new epoch, which ends every older one."""
         return await self.write(dispatch.win)
 
-    async def claim(self, epoch: int, automation: int, limit: int, *, only_replays: bool = False) -> list[Claimed]:
+    async def claim(
+        self, epoch: int, automation: int, limit: int, *, only_replays: bool = False, apart: bool = False
+    ) -> list[Claimed]:
         """Writes up to `limit` Runs Queued, each with its publication number, in the order in which they must be
         published: priority, fairness, acceptance. Empty when nothing may go (suspended, paused, window full, slots
-        taken, keys busy, Runs of the Solution still held). `only_replays`: the Solution's gateway is shut."""
+        taken, keys busy, Runs of the Solution still held). `only_replays`: the Solution's gateway is shut. `apart`:
+        of an Automation with a queue only the Runs that are launched as Jobs (otherwise all but these)."""
 
         def write(transaction: Transaction) -> list[Claimed]:
             ledger = self._ledger(transaction)
@@ -235,6 +242,7 @@ class RunStore:
                 automation=automation,
                 limit=limit,
                 only_replays=only_replays,
+                apart=apart,
                 now=self._now(),
             )
             ledger.flush()
@@ -247,9 +255,14 @@ class RunStore:
         again. Only reads: `epoch` is there so that the caller says who it is."""
         return await self.read(lambda transaction: dispatch.queued_after(transaction, self._registry, pub, limit))
 
-    async def queued_runs(self, automation: int, limit: int, *, below: int | None = None) -> list[QueuedRun]:
-        """Queued Runs of an Automation, the oldest publications first; `below`: only smaller numbers."""
-        return await self.read(lambda transaction: dispatch.queued_runs(transaction, automation, limit, below))
+    async def queued_runs(
+        self, automation: int, limit: int, *, below: int | None = None, apart: bool = False
+    ) -> list[QueuedRun]:
+        """Queued Runs of an Automation, the oldest publications first; `below`: only smaller numbers; `apart`: those
+        that are launched as Jobs although it has a queue (otherwise all but these)."""
+        return await self.read(
+            lambda transaction: dispatch.queued_runs(transaction, automation, limit, below, apart=apart)
+        )
 
     async def started_pub(self, epoch: int, automation: int) -> int:
         """The highest publication number of this epoch that was started on the Automation's queue; 0: none yet."""
@@ -454,6 +467,9 @@ class RunStore:
         ledger.flush()
         self._announce(transaction, work)
         return answers
+
+    def _accept_batch(self, transaction: Transaction, lists: list[Any]) -> Sequence[Any]:
+        return self.accept_in(transaction, lists)
 
     def _report_batch(self, transaction: Transaction, lists: list[Any]) -> Sequence[Any]:
         everything = [report for one_list in lists for report in one_list]

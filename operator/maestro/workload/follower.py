@@ -26,7 +26,7 @@ from maestro.runtime.controller import Controller
 from maestro.runtime.tasks import run_until, sleep_unless
 from maestro.runtime.workqueue import WorkQueue
 from maestro.workload.jobend import JobEnd, job_end, stuck
-from maestro.workload.pod import WORKER
+from maestro.workload.pod import WORKER, controller_of
 
 log = logging.getLogger(__name__)
 
@@ -145,16 +145,15 @@ class JobFollower:
 
     async def _ended(self, key: ObjectKey, job: Object, found: tuple[UUID, int], end: JobEnd) -> None:
         """Record the end first; only then may the Job be cleaned up."""
-        if job["spec"].get("ttlSecondsAfterFinished") is not None:
+        if _recorded(job):
             return
         pod = self._pods.get(key)
         if pod is not None:
             await self._begin(key, found[0], pod)
             end = end.with_log(await self._scrubbed(found[0], await self._log(key.namespace, pod)))
         await self._report_end(*found, pod, end)
-        keep = KEEP_SUCCEEDED if end.succeeded else KEEP_FAILED
         try:
-            body = {"spec": {"ttlSecondsAfterFinished": keep}}
+            body = _mark_of(job, end)
             self.watch.wrote(without_bookkeeping(await self._kube.patch(JOB, key.namespace, key.name, body)))
         except NotFound:
             log.debug("Job %s is gone already", key)
@@ -221,25 +220,30 @@ class JobFollower:
 
     async def sweep(self) -> None:
         """Look once for Runs without a Job. Raises StoreUnavailable."""
-        launched = frozenset(key for key, known in self._store.registrations().items() if known.launch == "Job")
-        if not launched:
-            return
+        ways = [(jobs, apart) for apart in (False, True) if (jobs := self._launched(apart))]
         there = {(job["metadata"].get("labels") or {}).get(names.LABEL_RUN) for job in self.watch.cache.values()}
         before = self._clock() - _GRACE
-        for run in await self._runs(RunState.RUNNING, launched):
-            if str(run.id) not in there and run.started_at is not None and run.started_at < before:
-                log.info("Run %s runs without a Job: the attempt is lost", run.id)
-                await self._lost(run.id, run.attempt)
-        epoch = self._epoch()
-        if epoch is not None:
-            await self._launch_again(launched, there, before, epoch)
+        for automations, apart in ways:
+            for run in await self._runs(RunState.RUNNING, automations, apart):
+                if str(run.id) not in there and run.started_at is not None and run.started_at < before:
+                    log.info("Run %s runs without a Job: the attempt is lost", run.id)
+                    await self._lost(run.id, run.attempt)
+            epoch = self._epoch()
+            if epoch is not None:
+                await self._launch_again(automations, apart, there, before, epoch)
+
+    def _launched(self, apart: bool) -> frozenset[int]:
+        """Automations with Runs that are Jobs: all of them, or (`apart`) some although there is a queue."""
+        way = "Queue" if apart else "Job"
+        return frozenset(key for key, known in self._store.registrations().items() if known.launch == way)
 
     async def _launch_again(
-        self, launched: frozenset[int], there: Collection[str | None], before: datetime, epoch: int
+        self, automations: frozenset[int], apart: bool, there: Collection[str | None], before: datetime, epoch: int
     ) -> None:
-        missing = {run.seq for run in await self._runs(RunState.QUEUED, launched) if str(run.id) not in there}
-        for key in launched if missing else ():
-            queued = await self._store.queued_runs(key, _PAGE)
+        queued_now = await self._runs(RunState.QUEUED, automations, apart)
+        missing = {run.seq: run.automation for run in queued_now if str(run.id) not in there}
+        for key in sorted(set(missing.values())):
+            queued = await self._store.queued_runs(key, _PAGE, apart=apart)
             again = [
                 Unpublished(run.seq, run.pub, JOB_REFUSED)
                 for run in queued
@@ -249,11 +253,11 @@ class JobFollower:
                 log.info("%d Queued Runs have no Job: they are launched again", len(again))
                 await self._store.unpublished(epoch, again)
 
-    async def _runs(self, state: RunState, automations: frozenset[int]) -> list[RunView]:
+    async def _runs(self, state: RunState, automations: frozenset[int], apart: bool) -> list[RunView]:
         found: list[RunView] = []
         cursor: str | None = None
         while True:
-            wanted = RunFilter(states=frozenset({state}), automations=automations)
+            wanted = RunFilter(states=frozenset({state}), automations=automations, apart=apart)
             page = await self._store.list_runs(wanted, _PAGE, cursor)
             found += page.items
             cursor = page.cursor
@@ -267,7 +271,10 @@ class JobFollower:
         found = _run_of(pod) if pod is not None else None
         if found is None:
             return
-        job = ObjectKey(key.namespace, names.run_job(*found))
+        owner = controller_of(pod or {})
+        if owner is None or owner.get("kind") != JOB.kind:
+            return
+        job = ObjectKey(key.namespace, owner["name"])
         if new is not None:
             self._pods[job] = new
         elif job not in self.watch.cache:
@@ -287,6 +294,19 @@ def _run_of(obj: Mapping[str, Any]) -> tuple[UUID, int] | None:
         return UUID(labels[names.LABEL_RUN]), int(labels[names.LABEL_ATTEMPT])
     except (KeyError, ValueError):
         return None
+
+
+def _recorded(job: Mapping[str, Any]) -> bool:
+    """Whether the Job bears the mark that its end was recorded."""
+    ended = (job["metadata"].get("annotations") or {}).get(names.ANNOTATION_ENDED)
+    return ended is not None or job["spec"].get("ttlSecondsAfterFinished") is not None
+
+
+def _mark_of(job: Mapping[str, Any], end: JobEnd) -> Object:
+    """What says that the end was recorded, as a patch: a Schedule keeps so many Jobs, others stay for a time."""
+    if names.LABEL_SCHEDULE in (job["metadata"].get("labels") or {}):
+        return {"metadata": {"annotations": {names.ANNOTATION_ENDED: "Succeeded" if end.succeeded else "Failed"}}}
+    return {"spec": {"ttlSecondsAfterFinished": KEEP_SUCCEEDED if end.succeeded else KEEP_FAILED}}
 
 
 def _wanted(run: RunView, attempt: int) -> bool:

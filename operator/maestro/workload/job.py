@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from maestro.resources import Automation, names
+from maestro.runs.model import TickJob
 from maestro.workload.merge import BUILT_IN, MergeTable
 from maestro.workload.pod import (
     NON_ROOT,
@@ -19,6 +20,7 @@ from maestro.workload.pod import (
     common_env,
     merged,
     metadata,
+    schedule_owner,
     token,
     worker_pod,
 )
@@ -42,14 +44,17 @@ def job(
     parameters: Mapping[str, Any],
     secret_names: Collection[str] = (),
     *,
+    tick: TickJob | None = None,
     table: MergeTable = BUILT_IN,
 ) -> Object:
-    """The Job of one attempt of a Run (`launch: Job`). Its name is its lock.
+    """The Job of one attempt of a Run. Its name is its lock.
 
     Parameters
     ----------
     secret_names
         Parameters that are `writeOnly`: they reach the pod by the file only.
+    tick
+        The Run is a Schedule's: the Job is named after the tick, and goes with the Schedule.
 
     Raises
     ------
@@ -62,11 +67,15 @@ def job(
     base = worker_pod(automation, [*env, *given], [token(installation)])
     _add_parameters(base["spec"], installation, env)
     labels = {names.LABEL_RUN: str(run_id), names.LABEL_ATTEMPT: str(attempt)}
+    if tick is not None:
+        labels[names.LABEL_SCHEDULE] = tick.schedule
     base["metadata"]["labels"] |= labels
     template = merged(automation, base, table, locked=labels)
     run = automation.spec.run
-    meta = metadata(automation, names.run_job(run_id, attempt))
+    meta = metadata(automation, job_name(run_id, attempt, tick))
     meta["labels"] |= labels
+    if tick is not None:
+        meta["ownerReferences"] = [schedule_owner(tick.schedule, tick.uid)]
     return {
         "metadata": meta,
         "spec": {
@@ -77,6 +86,11 @@ def job(
             "template": template,
         },
     }
+
+
+def job_name(run_id: UUID | str, attempt: int, tick: TickJob | None = None) -> str:
+    """What the Job of an attempt is called."""
+    return names.run_job(run_id, attempt) if tick is None else names.attempt_job(tick.name, attempt)
 
 
 def parameter_env(parameters: Mapping[str, Any], secret_names: Collection[str] = ()) -> list[Object]:

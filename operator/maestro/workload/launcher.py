@@ -47,7 +47,7 @@ class KubeJobLauncher:
         try:
             await self._kube.create(JOB, registration.namespace, body)
         except AlreadyExists:
-            await self._same(registration, body["metadata"]["name"])
+            await self._same(registration, body["metadata"])
         except (Invalid, BadRequest) as error:
             raise JobRefused(error.message, final=True) from error
         except KubeError as error:
@@ -58,7 +58,16 @@ class KubeJobLauncher:
             automation = Automation.model_validate(obj)
             parameters = run.parameters or {}
             hidden = self._hidden(automation, parameters)
-            return job(automation, self._installation, run.id, run.attempt, parameters, hidden, table=self._table())
+            return job(
+                automation,
+                self._installation,
+                run.id,
+                run.attempt,
+                parameters,
+                hidden,
+                tick=run.job,
+                table=self._table(),
+            )
         except (InvalidTemplate, ValidationError, InvalidSchema) as error:
             raise JobRefused(str(error), final=True) from error
 
@@ -72,14 +81,27 @@ class KubeJobLauncher:
         redacted = known[1].redact(parameters)
         return [name for name, value in parameters.items() if redacted.get(name) != value]
 
-    async def _same(self, registration: Registration, name: str) -> None:
-        """Make sure that the Job which has the name is this Automation's, and stays."""
+    async def _same(self, registration: Registration, wanted: Mapping[str, Any]) -> None:
+        """Make sure that the Job which has the name is the one that is wanted, and stays."""
+        name = wanted["name"]
         try:
             there = await self._kube.get(JOB, registration.namespace, name)
         except KubeError as error:
             raise JobRefused(str(error), final=False) from error
         if there["metadata"].get("deletionTimestamp"):
             raise JobRefused(f"Job {name} is still being deleted", final=False)
-        owner = controller_of(there)
-        if owner is None or owner.get("uid") != registration.uid:
-            raise JobRefused(f"Job {name} exists and isn't the Automation's", final=True)
+        owner, ours = controller_of(there), controller_of({"metadata": wanted})
+        if owner is not None and ours is not None and owner.get("uid") == ours["uid"]:
+            return
+        if (
+            owner is not None
+            and ours is not None
+            and (owner.get("kind"), owner.get("name"))
+            == (
+                ours["kind"],
+                ours["name"],
+            )
+        ):
+            # Of an object of the same name that is gone: the garbage collector is on its way.
+            raise JobRefused(f"Job {name} is left over from an earlier {ours['kind']} {ours['name']}", final=False)
+        raise JobRefused(f"Job {name} exists and isn't the {ours['kind'] if ours else 'owner'}'s", final=True)

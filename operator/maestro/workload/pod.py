@@ -67,6 +67,11 @@ def owner(automation: Automation) -> Object:
     }
 
 
+def schedule_owner(name: str, uid: str) -> Object:
+    """The reference by which the Job of a tick goes with its Schedule."""
+    return {"apiVersion": API_VERSION, "kind": "Schedule", "name": name, "uid": uid, "controller": True}
+
+
 def controller_of(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The reference to the object that controls this one, or None."""
     references = (obj.get("metadata") or {}).get("ownerReferences") or []

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from tests.unit.automation.worlds import INSTALLATION, automation
 
+from maestro.resources import names
+from maestro.runs.model import TickJob
 from maestro.workload.job import job, parameter_env
 
 
@@ -70,3 +72,14 @@ def test_a_variable_of_the_automations_own_wins_over_a_parameter() -> None:
     body = job(of, INSTALLATION, "r", 1, {"a": "theirs"})
     env = body["spec"]["template"]["spec"]["containers"][0]["env"]
     assert [variable["value"] for variable in env if variable["name"] == "PARAM_A"] == ["mine"]
+
+
+def test_the_job_of_a_tick_is_named_after_it_and_goes_with_the_schedule() -> None:
+    tick = TickJob("nightly", "uid-of-the-schedule", names.tick_job("nightly", 31_556_880))
+    body = job(automation(), INSTALLATION, "0192aaaa-0000-7000-8000-000000000001", 2, {}, tick=tick)
+    assert body["metadata"]["name"] == "nightly-31556880-2"
+    (owner,) = body["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("Schedule", "nightly", "uid-of-the-schedule")
+    assert body["metadata"]["labels"]["maestro-operator.io/schedule"] == "nightly"
+    assert body["spec"]["template"]["metadata"]["labels"]["maestro-operator.io/schedule"] == "nightly"
+    assert "MAESTRO_BROKER_URL" not in _env(body["spec"]["template"]["spec"]["containers"][0])
