@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import attrgetter
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -28,6 +28,8 @@ Skip = Literal["Gap", "Excluded"]
 Meets = Literal["Gap", "First", "Second"]
 
 _MINUTE = timedelta(minutes=1)
+# How far back a tick before is looked for, step by step: 29 February comes after eight years at most.
+_REACHES = tuple(timedelta(days=days) for days in (0.1, 2, 32, 367, 8 * 366 + 1))
 _EARLIEST = datetime(1900, 1, 1)
 _LATEST = datetime(9000, 1, 1)
 _at = attrgetter("at")
@@ -100,11 +102,29 @@ class Timetable:
         if self._start_at is not None:
             after = max(after, _naive_utc(self._start_at) - timedelta(microseconds=1))
         end = None if self._end_at is None else _aware(_naive_utc(self._end_at))
+        for tick in self._merged(after):
+            if end is not None and tick.at > end:
+                return
+            yield tick
+
+    def tick_before(self, instant: datetime) -> Tick | None:
+        """The last tick strictly before an instant that fires by its rules: where `prev_tick` points to.
+
+        `startAt` and `endAt` don't count, so that the first tick of all has one before it, a period earlier.
+        """
+        limit = _naive_utc(instant)
+        for reach in _REACHES:
+            ticks = takewhile(lambda tick: tick.at < _aware(limit), self._merged(_naive_utc(limit - reach)))
+            firing = [tick for tick in ticks if tick.skip is None]
+            if firing:
+                return firing[-1]
+        return None
+
+    def _merged(self, after: datetime) -> Iterator[Tick]:
+        """The ticks of all rules, each instant once, without regard to `startAt` and `endAt`."""
         streams = [self._ticks_of(rule, after) for rule in self.rules]
         merged = streams[0] if len(streams) == 1 else heapq.merge(*streams, key=_at)
-        for at, same in groupby(merged, key=_at):
-            if end is not None and at > end:
-                return
+        for _, same in groupby(merged, key=_at):
             yield min(same, key=_weight)
 
     def _ticks_of(self, rule: Rule, after: datetime) -> Iterator[Tick]:
