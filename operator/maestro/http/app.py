@@ -24,6 +24,8 @@ from maestro.http.guard import Guard
 from maestro.http.keys import KeyRoutes
 from maestro.http.logs import LogRoutes
 from maestro.http.objects import Objects
+from maestro.http.older_reprocessings import OlderReprocessingRoutes
+from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.schedules import ScheduleRoutes
 from maestro.http.stats import StatsRoutes
@@ -80,7 +82,7 @@ def create_app(services: Services) -> ASGIApp:
 
 def create_gateway_app(services: Services) -> ASGIApp:
     """Only the version 1.0.0 paths, for the port that older callers know."""
-    return _guarded(services, _nowhere)
+    return _guarded(services, Table(_older_endpoints(services), _nowhere))
 
 
 def _guarded(services: Services, app: ASGIApp) -> ASGIApp:
@@ -110,10 +112,23 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *DeadLetterRoutes(store, directory, authenticator).endpoints(),
         *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),
         *ScheduleRoutes(services.schedules, directory, authenticator, services.objects, namespace).endpoints(),
+        *ReprocessingRoutes(
+            services.reprocessings, directory, authenticator, services.objects, namespace, services.clock
+        ).endpoints(),
+        *_older_endpoints(services),
         *StatsRoutes(store, authenticator, services.clock).endpoints(),
         *health.endpoints(),
     ]
     return [*table, _document(table)]
+
+
+def _older_endpoints(services: Services) -> list[Endpoint]:
+    namespace = services.settings.api_namespace
+    directory = Directory(services.store, services.catalog, namespace)
+    routes = OlderReprocessingRoutes(
+        services.reprocessings, directory, services.authenticator, services.objects, namespace
+    )
+    return routes.endpoints()
 
 
 def _document(table: list[Endpoint]) -> Endpoint:

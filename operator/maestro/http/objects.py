@@ -20,9 +20,11 @@ MANAGER = "maestro-api"
 
 _SEEN_SECONDS = 2.0
 _ADOPTIONS = 3
-# `Invalid value: "x": the rule`: the rule is what helps, and a value may be a secret.
+# `Invalid value: "x": the rule`: the rule is what helps, and a value may be a secret. Rules in CEL come without a value.
 _VALUE = re.compile(
-    r'^(?:Invalid value|Unsupported value|Duplicate value)(?:: (?:"(?:[^"\\]|\\.)*"|[^:]*))?(?:: (?P<rule>.+))?$', re.S
+    r"^(?:Invalid value|Unsupported value|Duplicate value)"
+    r'(?:: (?:"(?:[^"\\]|\\.)*"|[{\[].*?[}\]](?=: |$)|[^:\s]+(?=: |$)))?(?:: (?P<rule>.+))?$',
+    re.S,
 )
 _POLICY = re.compile(r"denied request: (?P<rule>.+)$", re.S)
 

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from maestro import __version__
 from maestro.http.endpoint import Answer, Body, Endpoint
+from maestro.http.errors import OLDER_PREFIX
 from maestro.http.models import OlderProblem, Problem, RunRequest
 
 _REF = "#/components/schemas/{model}"
@@ -112,7 +113,9 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         errors |= {400, 408, 413}
     responses = {str(status): _answer(answer) for status, answer in endpoint.answers.items()}
     for status in sorted(errors):
-        responses[str(status)] = _problem(status, "Problem")
+        responses[str(status)] = _problem(
+            status, "OlderProblem" if endpoint.path.startswith(OLDER_PREFIX) else "Problem"
+        )
     return dict(sorted(responses.items()))
 
 
@@ -154,8 +157,11 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 def _path_parameter(path: str, name: str) -> dict[str, Any]:
     if name == "key":
         return {"description": "The key's hash.", "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
-    for kind in ("Automation", "Schedule"):
-        if path.startswith(f"/api/v1/{kind.lower()}s/"):
+    if name == "solution":
+        schema = {"type": "string", "minLength": 1, "maxLength": 127}
+        return {"description": "The Solution: `<name>` or `<namespace>.<name>`.", "schema": schema}
+    for kind in ("Automation", "Schedule", "Reprocessing"):
+        if path.startswith((f"/api/v1/{kind.lower()}s/", f"{OLDER_PREFIX}{kind.lower()}/")):
             schema = {"type": "string", "minLength": 1, "maxLength": 116}
             return {"description": f"The {kind}: `<name>` or `<namespace>.<name>`.", "schema": schema}
     if path.startswith("/api/v1/dead-letters/"):

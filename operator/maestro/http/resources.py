@@ -61,11 +61,11 @@ class ResourceAccess:
         return await self._authenticator.allowed(person, Permission("list", self._kind.plural, "", namespace))
 
 
-async def given(request: Request, model: type[M]) -> M:
-    """The body as its model; 422 with path and rule."""
-    raw = body.parse_object(await body.read(request, BODY_LIMIT))
+async def given(request: Request, model: type[M], *, optional: bool = False) -> M:
+    """The body as its model; 422 with path and rule. `optional`: it may be absent, which is an empty object."""
+    raw = await body.read(request, BODY_LIMIT)
     try:
-        return model.model_validate(raw)
+        return model.model_validate(body.optional_object(raw) if optional else body.parse_object(raw))
     except ValidationError as error:
         raise invalid_model(error, model) from None
 

@@ -106,6 +106,18 @@ class World:
         wanted = verbs.split()
         wait_for(f"{user} may {verbs}", lambda: all(self._may(user, verb, resource) for verb in wanted), timeout=30)
 
+    def account(self, name: str, *roles: str) -> str:
+        """Make a ServiceAccount with these ClusterRoles in the namespace; returns a token of it."""
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": self.namespace}
+        bindings = [{**self._bound(f"sa-{name}", role), "subjects": [subject]} for role in roles]
+        made = {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": name, "namespace": self.namespace},
+        }
+        self.server.apply(made, *bindings)
+        return self.server.kubectl("create", "token", name, "-n", self.namespace, "--duration=1h").strip()
+
     def _may(self, user: str, verb: str, resource: str) -> bool:
         plural, _, subresource = resource.partition("/")
         attributes = {"group": "maestro-operator.io", "resource": plural, "subresource": subresource}

@@ -25,7 +25,7 @@ from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient
 from maestro.kube.errors import Unavailable
 from maestro.kube.informer import Informer
-from maestro.kube.kinds import AUTOMATION, SCHEDULE, Kind
+from maestro.kube.kinds import AUTOMATION, REPROCESSING, SCHEDULE, Kind
 from maestro.resources import Automation
 from maestro.runs.registration import registration_of
 from maestro.runs.store import RunStore
@@ -102,13 +102,14 @@ class Api:
         self.loop = Loop()
         self.cluster = FakeCluster()
         self.store: RunStore = RunStore.open(f"sqlite:///{folder}/maestro.db")
-        self.cache = ObjectCache(AUTOMATION)
-        self.cache.replace([])
-        self.schedules = ObjectCache(SCHEDULE)
-        self.schedules.replace([])
         key = folder / "worker-api-key"
         key.write_text(API_KEY)
         self.settings = Settings(namespace="team", **settings)
+        namespaces = self.settings.watch_namespaces or None
+        self._caches = {kind: ObjectCache(kind, namespaces=namespaces) for kind in (AUTOMATION, SCHEDULE, REPROCESSING)}
+        for cache in self._caches.values():
+            cache.replace([])
+        self.cache = self._caches[AUTOMATION]
         self._client: KubeClient | None = None
         if connect is None:
             self.authenticator = Authenticator(self.cluster, self.cluster, audience="maestro", api_key=ApiKey(key))
@@ -116,23 +117,23 @@ class Api:
             self._client, self.authenticator = self.loop.run(connect())
         self.stopping = asyncio.Event()
         self.objects = MemoryObjects(self._watched)
-        caches = {AUTOMATION: self.cache, SCHEDULE: self.schedules}
         self._writer = None if writer is None else self.loop.run(writer())
         self.services = Services(
             store=self.store,
             catalog=CacheCatalog(self.cache),
             authenticator=self.authenticator,
-            objects=Objects(self._writer or self.objects, caches),
+            objects=Objects(self._writer or self.objects, self._caches),
             settings=self.settings,
-            schedules=self.schedules,
+            schedules=self._caches[SCHEDULE],
+            reprocessings=self._caches[REPROCESSING],
             gateway=gateway or OpenGateway(),
             stopping=self.stopping,
         )
         self._informers = [
             asyncio.run_coroutine_threadsafe(
-                Informer(self._writer, kind, cache, namespaces=None).run(self.stopping), self.loop.loop
+                Informer(self._writer, kind, cache, namespaces=namespaces).run(self.stopping), self.loop.loop
             )
-            for kind, cache in (caches.items() if self._writer else ())
+            for kind, cache in (self._caches.items() if self._writer else ())
         ]
         self.server = Server(self.loop, create_app(self.services))
         self.http = urllib3.PoolManager(retries=False, timeout=30)
@@ -151,11 +152,10 @@ class Api:
         self.loop.close()
 
     def _watched(self, kind: Kind, namespace: str, name: str, made: dict[str, Any] | None) -> None:
-        cache = self.cache if kind == AUTOMATION else self.schedules
         if made is None:
-            cache.remove(namespace, name)
+            self._caches[kind].remove(namespace, name)
         else:
-            cache.upsert(made)
+            self._caches[kind].upsert(made)
 
     def call(
         self,
