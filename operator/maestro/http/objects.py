@@ -20,7 +20,7 @@ MANAGER = "maestro-api"
 
 _SEEN_SECONDS = 2.0
 _ADOPTIONS = 3
-# `Invalid value: "x": the rule`: the rule is what helps, and a value may be a secret. Rules in CEL come without a value.
+# `Invalid value: "x": the rule`: the rule is what helps, and a value may be a secret. CEL shows no value.
 _VALUE = re.compile(
     r"^(?:Invalid value|Unsupported value|Duplicate value)"
     r'(?:: (?:"(?:[^"\\]|\\.)*"|[{\[].*?[}\]](?=: |$)|[^:\s]+(?=: |$)))?(?:: (?P<rule>.+))?$',
