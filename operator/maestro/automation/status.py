@@ -72,7 +72,7 @@ def build_status(
             return Made(None, False, events, min(wait, again) if again is not None else wait)
     if not changed and not counted:
         return Made(None, False, events, again)
-    return Made(_joined(steady, counters), counted, events, again)
+    return Made(_joined(steady, counters), counted, (*events, *_letters(automation, counters)), again)
 
 
 # --- conditions ------------------------------------------------------------------------------------------------------
@@ -178,6 +178,19 @@ def _transitions(before: list[Condition], after: list[Condition]) -> tuple[Note,
     return tuple(notes)
 
 
+def _letters(automation: Automation, counters: Object) -> tuple[Note, ...]:
+    """An event when the first dead letter waits, and when the last is gone; with the counters, so told once."""
+    runs = automation.status.runs
+    before, now = (runs.dead_lettered if runs is not None else None) or 0, counters.get("runs", {}).get("deadLettered")
+    if now is None or bool(before) == bool(now):
+        return ()
+    if not now:
+        return (Note("Normal", "NoDeadLetters", "no dead letter waits any more"),)
+    where = f"/api/v1/dead-letters?automation={automation.id}"
+    what = "1 message was given up by its queue" if now == 1 else f"{now} messages were given up by their queue"
+    return (Note("Warning", "DeadLettered", f"{what}; look at them, redrive or discard them: {where}"),)
+
+
 # --- the rest of the status ------------------------------------------------------------------------------------------
 
 
@@ -228,6 +241,7 @@ def _counters(automation: Automation, seen: Observed) -> dict[str, Any]:
         "running": counts.running,
         "succeeded24h": counts.succeeded_24h,
         "failed24h": counts.failed_24h,
+        "deadLettered": counts.dead_lettered,
     }
     if summary.last_run is not None:
         last = summary.last_run

@@ -69,6 +69,7 @@ AUTOMATION = Definition(
         _column("Solution", ".status.solution", "The Solution that it belongs to.", wide=True),
         _column("Queue", ".status.queue.name", "The queue on the broker.", wide=True),
         _column("Image", ".spec.worker.image", "The workers' image.", wide=True),
+        _column("Dead-Letters", ".status.runs.deadLettered", "Dead letters that wait.", type="integer", wide=True),
     ),
 )
 

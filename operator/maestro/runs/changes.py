@@ -46,6 +46,15 @@ _BLAMES_THE_WORKER = frozenset(
     {lifecycle.TECHNICAL, lifecycle.WORKER_LOST, lifecycle.TIMEOUT, lifecycle.DEAD_LETTERED, lifecycle.JOB_INVALID}
 )
 
+_TOLD_BY = {
+    Event.ALARM: "lease",
+    Event.POD_GONE: "pod",
+    Event.JOB_ENDED: "job",
+    Event.START: "restart",
+    Event.DEAD_LETTER: "delivery",
+}
+"""By what it showed that an attempt is over without a word from its worker."""
+
 _WAITING = (lifecycle.H, lifecycle.P, lifecycle.Q, lifecycle.T)
 
 _GUARDS = ("seq", "state", "attempt")
@@ -118,7 +127,6 @@ class Ledger:
 
     def _tell_metrics(self) -> None:
         observed, self.observed = self.observed, Observed()
-        observed.finished = dict(self._ended)
         if observed:
             self._transaction.after_commit.append(lambda: observed.count(self._registry))
 
@@ -188,7 +196,7 @@ class Changes:
             self._attempts.append(self._attempt(tracked, step.attempt_end, happening.error))
         after = tracked.run.state
         if after != before or step.attempt_end is not None:
-            self._observe(tracked, step, before, began)
+            self._observe(tracked, step, happening.event, before, began)
         if after == before:
             return
         self._ledger.moved(tracked.automation, before, after)
@@ -196,9 +204,13 @@ class Changes:
             self._ends[tracked.automation].append((after, tracked.run.reason))
         self._note_work(tracked, before, after)
 
-    def _observe(self, tracked: Tracked, step: Step, before: int, began: int | None) -> None:
-        """For the metrics: an attempt that ended, one that is tried again, one that began."""
+    def _observe(self, tracked: Tracked, step: Step, event: Event, before: int, began: int | None) -> None:
+        """For the metrics: an attempt that ended, one that is tried again, one that began; a Run's end."""
         observed, after = self._ledger.observed, tracked.run.state
+        if after != before and after >= lifecycle.S:
+            observed.finished[tracked.automation, after, tracked.run.reason] += 1
+        if step.lost:
+            observed.lost[tracked.automation, _TOLD_BY.get(event, "other")] += 1
         if before == lifecycle.R and began is not None:
             observed.attempts.append(self.now - began)
         if step.attempt_end is not None and step.attempt_end.outcome != lifecycle.RELEASED:

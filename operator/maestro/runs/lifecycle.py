@@ -23,6 +23,7 @@ SUSPICION = micros(30)
 RETURN_BACKOFF = (micros(1), micros(60))
 """First and longest pause after a publication that came back."""
 
+CANCELED = "Canceled"
 TIMEOUT = "Timeout"
 WORKER_LOST = "WorkerLost"
 BY_WORKER = "ByWorker"
@@ -110,7 +111,7 @@ class Happening:
     """Columns that a finish brings along: result, error_class, message."""
     prior: tuple[str | None, str] | None = None
     """(holder, outcome) of the `attempt` row that the event's attempt left, if there is one."""
-    why: str = "Canceled"
+    why: str = CANCELED
     force: bool = False
     reason: str | None = None
     slot: int | None = None
@@ -139,6 +140,8 @@ class Step:
     attempt: int | None = None
     accepted: bool | None = None
     attempt_end: AttemptEnd | None = None
+    lost: bool = False
+    """An attempt is over without a word from its worker."""
 
 
 Cell = Callable[[Run, Happening, RunPolicy, int], Step]
@@ -234,11 +237,11 @@ def _record(run: Run, outcome: str, reason: str | None) -> AttemptEnd:
 def _lost(run: Run, now: int, reason: str = WORKER_LOST) -> Step:
     """The attempt is over without a word from its worker."""
     if run.cancel_at is not None:
-        return Step(_end(run, now, *cancellation(run.cancel_why)))
+        return Step(_end(run, now, *cancellation(run.cancel_why)), lost=True)
     if run.attempt >= run.max_attempts:
-        return Step(_end(run, now, F, reason))
+        return Step(_end(run, now, F, reason), lost=True)
     changes = _moved(run, {"state": T, "due_at": now, "reason": reason})
-    return Step(changes, attempt_end=_record(run, "lost", reason))
+    return Step(changes, attempt_end=_record(run, "lost", reason), lost=True)
 
 
 def _holds(run: Run, event: Happening) -> bool:
@@ -339,9 +342,9 @@ def _restarted(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
     """Older contract: its container began anew, so the attempt it held is lost and a new one begins."""
     lost = _lost(run, now)
     if lost.changes["state"] != T:
-        return Step(lost.changes, 409, "ended")
+        return Step(lost.changes, 409, "ended", lost=True)
     begun = _begin(run, event, policy, now)
-    begun.attempt_end = lost.attempt_end
+    begun.attempt_end, begun.lost = lost.attempt_end, True
     return begun
 
 

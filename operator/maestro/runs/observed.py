@@ -6,11 +6,22 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from maestro.runs.model import Counts, Registration, RunState
+from maestro.runs import lifecycle
+from maestro.runs.model import NOTHING_TO_DO, Counts, Registration, RunState
 from maestro.runs.registry import Registry
 from maestro.runtime import metrics
 
 _STATES = ("waiting", "held", "queued", "running")
+NOBODY = 0
+"""The key under which dead letters of no Automation are counted."""
+END_REASONS = frozenset(
+    {
+        *(lifecycle.BUSINESS, lifecycle.TECHNICAL, lifecycle.TIMEOUT, lifecycle.WORKER_LOST, lifecycle.BY_WORKER),
+        *(lifecycle.EXPIRED, lifecycle.DEAD_LETTERED, lifecycle.JOB_INVALID, lifecycle.AUTOMATION_DELETED),
+        *(lifecycle.CANCELED, NOTHING_TO_DO),
+    }
+)
+"""The label `reason` of Runs that ended: bounded, whatever else says why one did."""
 
 
 def _numbers() -> dict[int, int]:
@@ -24,15 +35,17 @@ class Observed:
     accepted: dict[int, int] = field(default_factory=_numbers)
     started: dict[int, int] = field(default_factory=_numbers)
     retried: dict[int, int] = field(default_factory=_numbers)
-    finished: dict[tuple[int, int], int] = field(default_factory=dict)
-    """By Automation and state."""
+    lost: dict[tuple[int, str], int] = field(default_factory=lambda: defaultdict(int))
+    """By Automation and what told that the attempt is over."""
+    finished: dict[tuple[int, int, str | None], int] = field(default_factory=lambda: defaultdict(int))
+    """By Automation, state and reason."""
     waits: list[int] = field(default_factory=list)
     """From accepted to the first start."""
     attempts: list[int] = field(default_factory=list)
     """From an attempt's start to its end."""
 
     def __bool__(self) -> bool:
-        return bool(self.accepted or self.started or self.retried or self.finished or self.attempts)
+        return bool(self.accepted or self.started or self.retried or self.lost or self.finished or self.attempts)
 
     def count(self, registry: Registry) -> None:
         """Adds it to the metrics."""
@@ -45,10 +58,14 @@ class Observed:
                 name = _name(registry, automation)
                 if n and name is not None:
                     metric.labels(name).inc(n)
-        for (automation, state), n in self.finished.items():
+        for (automation, cause), n in self.lost.items():
             name = _name(registry, automation)
-            if n and name is not None:
-                metrics.RUNS_FINISHED.labels(name, RunState.of(state).value).inc(n)
+            if name is not None:
+                metrics.ATTEMPTS_LOST.labels(name, cause).inc(n)
+        for (automation, state, reason), n in self.finished.items():
+            name = _name(registry, automation)
+            if name is not None:
+                metrics.RUNS_FINISHED.labels(name, RunState.of(state).value, _bounded(reason)).inc(n)
         metrics.ACCEPT_TO_START_SECONDS.observe_all(_seconds(self.waits))
         metrics.ATTEMPT_SECONDS.observe_all(_seconds(self.attempts))
 
@@ -59,27 +76,36 @@ def _name(registry: Registry, automation: int) -> str | None:
     return None if known is None or known.reaped else known.registration.id
 
 
+def _bounded(reason: str | None) -> str:
+    """Reasons come from a closed list; whatever else an ended Run may say is one label."""
+    return reason or "" if reason is None or reason in END_REASONS else "Other"
+
+
 def _seconds(micros: list[int]) -> list[float]:
     # another replica's clock may be a little ahead
     return [max(value, 0) / 1e6 for value in micros]
 
 
 class RunGauges:
-    """The gauge of Runs by Automation and state. Touches only what has changed since the last time."""
+    """The gauges of Runs by Automation and state, and of dead letters. Touches only what has changed since the last
+    time."""
 
     def __init__(self) -> None:
         self._shown: dict[str, tuple[int, ...]] = {}
 
     def show(self, counts: Mapping[int, Counts], registrations: Mapping[int, Registration]) -> None:
-        """Sets the gauge from the counts of the live Automations, and removes the series of the others."""
+        """Sets the gauges from the counts of the live Automations, and removes the series of the others."""
         shown: dict[str, tuple[int, ...]] = {}
         for key, registration in registrations.items():
             count = counts.get(key, Counts())
-            numbers = (count.pending + count.retrying, count.held, count.queued, count.running)
+            numbers = (count.pending + count.retrying, count.held, count.queued, count.running, count.dead_lettered)
             shown[registration.id] = numbers
             if self._shown.get(registration.id) != numbers:
-                for state, n in zip(_STATES, numbers, strict=True):
+                for state, n in zip(_STATES, numbers, strict=False):
                     metrics.RUNS.labels(registration.id, state).set(n)
+                metrics.DEAD_LETTERS.labels(registration.id).set(count.dead_lettered)
         for gone in self._shown.keys() - shown.keys():
-            metrics.RUNS.remove_by_labels({"automation": gone})
+            for gauge in (metrics.RUNS, metrics.DEAD_LETTERS):
+                gauge.remove_by_labels({"automation": gone})
+        metrics.DEAD_LETTERS.labels("").set(counts.get(NOBODY, Counts()).dead_lettered)
         self._shown = shown

@@ -143,7 +143,7 @@ def counts(transaction: Transaction, limits: dict[int, int], now: int) -> dict[i
     letters = _dead_letters(transaction)
     return {
         pk: _counts(by_state[pk], by_day[pk], failures.get(pk, 0), limits.get(pk, 0), letters.get(pk, 0))
-        for pk in sorted(by_state.keys() | by_day.keys() | limits.keys() | letters.keys() - {0})
+        for pk in sorted(by_state.keys() | by_day.keys() | limits.keys() | letters.keys())
     }
 
 
@@ -194,7 +194,7 @@ def _numbers(rows: list[Row]) -> dict[int, dict[int, int]]:
 
 
 def _dead_letters(transaction: Transaction) -> dict[int, int]:
-    """Those that nobody has redriven or discarded, by Automation; 0 stands for those of none."""
+    """Those that nobody has redriven or discarded, by Automation; those of none under `observed.NOBODY`."""
     return {pk: int(n) for pk, n in transaction.all(_DEAD_LETTERS)}
 
 

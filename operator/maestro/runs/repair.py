@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from maestro.runs.model import Claimed, Counts, QueuedRun, Registration
+from maestro.runtime import metrics
 from maestro.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Repair:
                 await self._again(page)
                 total += len(page)
             log.info("%d Runs that a queue had lost are published again", total)
+            metrics.REPUBLISHED.labels("lost").inc(total)
             if self._lost_before.get(key) == before:
                 del self._lost_before[key]
 
@@ -121,11 +123,13 @@ class Repair:
         if overtaken:
             log.warning("%d Queued Runs were overtaken on their queue and are published again", len(overtaken))
             await self._publish(overtaken, watched)
+            metrics.REPUBLISHED.labels("overtaken").inc(len(overtaken))
         elif due and now - watched.since >= self._wait(watched.canaries):
             log.info("nothing was started for %s: one Run is published again", now - watched.since)
             watched.since = now
             watched.canaries += 1
             await self._publish(due[:1], watched)
+            metrics.REPUBLISHED.labels("canary").inc()
 
     def _due(self, run: QueuedRun, watched: _Watched, now: datetime) -> bool:
         waited = now - run.queued_at

@@ -397,7 +397,8 @@ class RunStore:
         return await self.read(lambda transaction: queries.last_params(transaction, automation, user))
 
     async def counts(self) -> dict[int, Counts]:
-        """Of every Automation that has Runs; cheap, however many there are."""
+        """Of every Automation that has Runs; cheap, however many there are. Dead letters of no Automation are counted
+        under the key 0."""
         limits = {pk: item.policy.pause_after_failures for pk, item in self._registry.live.items()}
         return await self.read(lambda transaction: queries.counts(transaction, limits, self._now()))
 

@@ -104,9 +104,19 @@ CACHE_PRUNED = _counter("maestro_kube_cache_pruned_total", "Objects whose deleti
 RUNS_ACCEPTED = _counter("maestro_runs_accepted_total", "Runs accepted; what was told twice counts once.", "automation")
 RUNS_STARTED = _counter("maestro_runs_started_total", "Attempts begun.", "automation")
 RUNS_FINISHED = _counter(
-    "maestro_runs_finished_total", "Runs ended, by state (Succeeded, Failed, Canceled).", "automation", "state"
+    "maestro_runs_finished_total",
+    "Runs ended, by state (Succeeded, Failed, Canceled) and reason (WorkerLost, Timeout, …).",
+    "automation",
+    "state",
+    "reason",
 )
 RUNS_RETRIED = _counter("maestro_runs_retried_total", "Attempts that failed and are tried again.", "automation")
+ATTEMPTS_LOST = _counter(
+    "maestro_attempts_lost_total",
+    "Attempts over without a word from their worker, by what showed it (lease, pod, job, restart, delivery).",
+    "automation",
+    "cause",
+)
 RUNS_REFUSED = _counter(
     "maestro_runs_refused_total", "Runs not accepted, by why (Backlog, InvalidParameters, Conflict).", "why"
 )
@@ -131,6 +141,11 @@ ATTEMPT_SECONDS = BatchHistogram("maestro_run_attempt_seconds", "From an attempt
 
 # -- dispatcher, broker, store
 DISPATCHED = _counter("maestro_dispatch_published_total", "Messages handed to the broker, by result.", "result")
+REPUBLISHED = _counter(
+    "maestro_dispatch_republished_total",
+    "Queued Runs published again, by why (overtaken, canary, lost: their queue was declared anew).",
+    "why",
+)
 DISPATCH_LAG_SECONDS = _gauge(
     "maestro_dispatch_lag_seconds",
     "How long some Automation has had Runs that could go: the longest of all; 0: none has.",
@@ -158,6 +173,7 @@ _BY_AUTOMATION: tuple[Any, ...] = (
     RUNS_STARTED,
     RUNS_FINISHED,
     RUNS_RETRIED,
+    ATTEMPTS_LOST,
     RUNS,
     DEAD_LETTERS_RECORDED,
     DEAD_LETTERS,

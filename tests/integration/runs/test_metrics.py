@@ -70,8 +70,8 @@ def test_a_life_with_a_retry(world: World) -> None:
     assert samples("runs_accepted_total", automation=name) == 1
     assert samples("runs_started_total", automation=name) == 2
     assert samples("runs_retried_total", automation=name) == 1
-    assert samples("runs_finished_total", automation=name, state="Succeeded") == 1
-    assert samples("runs_finished_total", automation=name, state="Failed") == 0
+    assert samples("runs_finished_total", automation=name, state="Succeeded", reason="") == 1
+    assert samples("runs_finished_total", automation=name, state="Failed", reason="TechnicalFailure") == 0
     assert samples("run_accept_to_start_seconds_count") == 1
     assert samples("run_accept_to_start_seconds_sum") == pytest.approx(2)
     assert samples("run_accept_to_start_seconds_bucket", le="1.0") == 0
@@ -95,7 +95,7 @@ def test_lost_released_and_canceled(world: World) -> None:
     world.due()
     assert samples("runs_started_total", automation=name) == 2
     assert samples("runs_retried_total", automation=name) == 1, "one that was given back hasn't failed"
-    assert samples("runs_finished_total", automation=name, state="Canceled") == 1
+    assert samples("runs_finished_total", automation=name, state="Canceled", reason="Canceled") == 1
     assert samples("run_attempt_seconds_count") == 2
     assert samples("run_attempt_seconds_sum") == pytest.approx(40)
 
@@ -139,14 +139,16 @@ def test_a_transaction_that_is_rolled_back_counts_nothing(world: World, monkeypa
             world.finish(run)
     for metric in ("runs_accepted_total", "runs_started_total", "runs_retried_total"):
         assert samples(metric, automation=name) == 0
-    assert samples("runs_finished_total", automation=name, state="Succeeded") == 0
+    assert samples("runs_finished_total", automation=name, state="Succeeded", reason="") == 0
     assert samples("run_attempt_seconds_count") == 0
     assert samples("store_commit_seconds_count") == samples("store_commit_items_sum") == 0
 
     tries = iter([fail, fail])
     monkeypatch.setattr(world.store._database, "_commit", lambda t: next(tries, commit)(t))
     world.finish(run)
-    assert samples("runs_finished_total", automation=name, state="Succeeded") == 1, "the third try is the one"
+    assert samples("runs_finished_total", automation=name, state="Succeeded", reason="") == 1, (
+        "the third try is the one"
+    )
     assert samples("run_attempt_seconds_count") == 1
 
 
@@ -205,3 +207,64 @@ def test_the_gauge_of_runs(world: World) -> None:
     assert shown() == {"waiting": 0, "held": 4, "queued": 0, "running": 0}
     gauges.show({}, {})
     assert shown() == {}
+
+
+def test_lost_attempts_are_counted_by_what_showed_it(world: World) -> None:
+    automation = world.automation(max_attempts=2, heartbeat_timeout=30)
+    name, samples = name_of(world, automation), Samples()
+    silent, killed, canceled = world.accept(automation, 3)
+    world.claim(automation)
+    for run in (silent, killed, canceled):
+        world.start(run, f"pod-of-{run}/process")
+    world.do(world.store.cancel(canceled))
+    world.do(world.store.pod_gone(f"pod-of-{killed}"))
+    world.advance(40)
+    world.due()
+    assert samples("attempts_lost_total", automation=name, cause="pod") == 1
+    assert samples("attempts_lost_total", automation=name, cause="lease") == 2, "one of them ended its Run"
+    assert samples("runs_finished_total", automation=name, state="Canceled", reason="Canceled") == 1
+    world.due()
+    world.claim(automation)
+    world.start(silent)
+    world.advance(40)
+    world.due()
+    assert samples("attempts_lost_total", automation=name, cause="lease") == 3
+    assert samples("runs_finished_total", automation=name, state="Failed", reason="WorkerLost") == 1
+
+
+def test_a_timeout_and_a_finish_lose_no_attempt(world: World) -> None:
+    automation = world.automation(timeout=10, cancel_grace=5, heartbeat_timeout=300)
+    name, samples = name_of(world, automation), Samples()
+    late, done = world.accept(automation, 2)
+    world.claim(automation)
+    world.start(late)
+    world.start(done)
+    world.finish(done, "failed", kind="business")
+    for _ in range(2):
+        world.advance(20)
+        world.due()
+    assert samples("runs_finished_total", automation=name, state="Failed", reason="Timeout") == 1
+    assert samples("runs_finished_total", automation=name, state="Failed", reason="BusinessFailure") == 1
+    assert samples("attempts_lost_total", automation=name, cause="lease") == 0
+
+
+def test_reasons_are_bounded(world: World) -> None:
+    automation = world.automation()
+    name, samples = name_of(world, automation), Samples()
+    for n, run in enumerate(world.accept(automation, 3)):
+        world.do(world.store.cancel(run, why=f"because of {n}"))
+    assert samples("runs_finished_total", automation=name, state="Canceled", reason="Other") == 3
+
+
+def test_dead_letters_are_shown_by_automation(world: World) -> None:
+    automation = world.automation()
+    registrations, gauges = world.store.registrations(), RunGauges()
+    name = registrations[automation].id
+
+    def shown(automation: str) -> float | None:
+        return REGISTRY.get_sample_value("maestro_dead_letters", {"automation": automation})
+
+    gauges.show({automation: Counts(dead_lettered=2), 0: Counts(dead_lettered=5)}, registrations)
+    assert (shown(name), shown("")) == (2, 5)
+    gauges.show({}, {})
+    assert (shown(name), shown("")) == (None, 0)

@@ -608,6 +608,24 @@ def test_counters_wait_half_a_minute() -> None:
     assert both.counters
 
 
+def test_dead_letters_are_told_when_the_first_waits_and_when_the_last_is_gone() -> None:
+    def with_letters(of: Automation, n: int) -> Plan:
+        return planned(of, stable(of, store=StoreView(Summary(Counts(dead_lettered=n), None, ()))))
+
+    some = with_letters(SETTLED, 3)
+    assert some.status is not None
+    assert some.status["runs"]["deadLettered"] == 3
+    (event,) = some.events
+    assert (event.type, event.reason) == ("Warning", "DeadLettered")
+    assert "3 messages were given up" in event.message
+    assert "/api/v1/dead-letters?automation=shop.orders" in event.message
+    told = settled(after={"runs": some.status["runs"]})
+    assert with_letters(told, 5).events == (), "there are some already"
+    assert [event.reason for event in with_letters(told, 0).events] == ["NoDeadLetters"]
+    early = stable(SETTLED, store=StoreView(Summary(Counts(dead_lettered=1), None, ())), counters_at=LATER)
+    assert planned(SETTLED, early).events == (), "with the counters, and those wait"
+
+
 def test_a_count_that_is_not_known_keeps_its_last_value() -> None:
     unknown = stable(SETTLED, broker=BrokerView(broker_state(SETTLED, queues={QUEUE: queue_state(messages=None)})))
     assert planned(SETTLED, unknown).empty
@@ -620,7 +638,9 @@ def test_runs_in_the_status() -> None:
     seen = stable(SETTLED, store=StoreView(Summary(counts, last, (failure,) * 9)))
     made = planned(SETTLED, seen)
     assert made.status is not None
-    assert made.status["runs"] == {"waiting": 6, "held": 4, "running": 5, "succeeded24h": 6, "failed24h": 7}
+    assert made.status["runs"] == {
+        "waiting": 6, "held": 4, "running": 5, "succeeded24h": 6, "failed24h": 7, "deadLettered": 0,
+    }  # fmt: skip
     assert made.status["lastRun"]["state"] == "Running"
     assert made.status["lastRun"]["finishedAt"] is None
     assert (

@@ -139,5 +139,10 @@ def test_columns_are_those_that_people_know() -> None:
         "Schedule": ["SCHEDULE", "TIMEZONE", "AUTOMATION", "STATUS", "ACTIVE", "LAST", "NEXT", "AGE"],
         "Reprocessing": ["SOLUTION", "PHASE", "DONE", "TOTAL", "BLOCKING", "BY", "AGE"],
     }
-    assert [name for name, priority in columns["Automation"] if priority] == ["SOLUTION", "QUEUE", "IMAGE"]
+    assert [name for name, priority in columns["Automation"] if priority] == [
+        "SOLUTION",
+        "QUEUE",
+        "IMAGE",
+        "DEAD-LETTERS",
+    ]
     assert [kind.short_name for kind in DEFINITIONS] == ["auto", "sched", "reproc"]

@@ -60,7 +60,7 @@ def test_metrics_and_the_rest() -> None:
 
 def test_series_of_what_is_gone_go() -> None:
     metrics.RUNS_ACCEPTED.labels(automation="ns.gone").inc()
-    metrics.RUNS_FINISHED.labels(automation="ns.gone", state="Failed").inc()
+    metrics.RUNS_FINISHED.labels(automation="ns.gone", state="Failed", reason="WorkerLost").inc()
     metrics.RUNS_ACCEPTED.labels(automation="ns.stays").inc()
     metrics.forget_automation("ns.gone")
     text = metrics.exposition()[0].decode()

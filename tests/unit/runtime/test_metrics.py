@@ -6,7 +6,7 @@ from maestro.runtime.metrics import REGISTRY
 
 BOUNDED = {
     "version", "dependency", "controller", "result", "queue", "method", "code", "why", "kind", "automation", "state",
-    "op", "status", "route",
+    "op", "status", "route", "reason", "cause",
 }  # fmt: skip
 
 
