@@ -26,6 +26,8 @@ _EVIDENCE: Mapping[str, str] = {
     "socat": "socat",
     "mmdebstrap": "mmdebstrap",
     "buildah": "buildah",
+    "lua5.1": "lua5.1",
+    "nginx-light": "nginx",
     "openssl": "openssl",
     "postgresql-15": "/usr/lib/postgresql/15/bin/postgres",
     "python3-venv": "/usr/share/doc/python3-venv",
