@@ -70,6 +70,11 @@ install: cluster ## Build and load the images, install or upgrade Maestro on the
 demo: install ## The main job on a real cluster: films in, pictures out, one worker pod killed on the way
 	KUBECONFIG=$(CURDIR)/build/kubeconfig $(PY) manifests/examples/video/demo.py
 
+.PHONY: chaos
+chaos: setup ## Everything killed, cut off and frozen at random under 10,000 Runs on PostgreSQL and 3,000 on SQLite (an hour)
+	$(PY) -m tests.chaos --store sqlite --runs 3000
+	$(PY) -m tests.chaos --store postgresql --runs 10000
+
 .PHONY: bench
 bench: setup ## Ratios against raw clients and peers, side by side in one run
 	$(PY) -m tests.performance.bench_dispatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,6 +103,17 @@ class Cluster(Kubectl, abc.ABC):
     def in_pod_network(self, namespace: str, pod: str, *argv: str) -> str:
         """Run a program in a pod's network namespace, as root and with this machine's tools; return its output."""
         raise UnsupportedError(f"the {self.backend} backend gives no access to a pod's network; use the native one")
+
+    def pod_network(self, namespace: str, pod: str) -> Callable[..., str]:
+        """Return what runs a program (its arguments; `stdin`) in the network that a pod has now, as `in_pod_network`.
+
+        It still does when the pod's name can't be looked up any more.
+        """
+        raise UnsupportedError(f"the {self.backend} backend gives no access to a pod's network; use the native one")
+
+    def pod_processes(self, namespace: str, pod: str) -> list[int]:
+        """Return the pids, on this machine, of everything that runs in a pod's containers."""
+        raise UnsupportedError(f"the {self.backend} backend gives no access to a pod's processes; use the native one")
 
     def stop_component(self, name: str, *, kill: bool = False) -> None:
         """End one of Kubernetes' programs, with SIGTERM or as a crash would."""

@@ -58,6 +58,20 @@ class Containers:
                         return Path(entry["path"])
         raise ClusterError(f"no running pod {namespace}/{pod} with a network of its own on this node")
 
+    def pod_processes(self, namespace: str, pod: str) -> list[int]:
+        """Return the pids of everything that runs in a pod's containers; its sandbox doesn't count."""
+        pids: list[int] = []
+        filters = [
+            'labels."io.cri-containerd.kind"==container',
+            f'labels."io.kubernetes.pod.namespace"=={namespace}',
+            f'labels."io.kubernetes.pod.name"=={pod}',
+        ]
+        for name in self.ctr("containers", "ls", "-q", ",".join(filters)).split():
+            # One that has ended has no task any more.
+            with contextlib.suppress(CommandError):
+                pids += [int(line.split()[0]) for line in self.ctr("tasks", "ps", name).splitlines()[1:]]
+        return pids
+
     def kill_tasks(self) -> None:
         """End every container at once; the shims go with them."""
         wait_for("every container to end", self._no_task_left, timeout=30, every=0.2)

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -147,7 +147,16 @@ class NativeCluster(Cluster):
 
     def in_pod_network(self, namespace: str, pod: str, *argv: str) -> str:
         """Run a program of this machine in a pod's network namespace and return its output."""
-        return run(["nsenter", f"--net={self._containers.pod_network_namespace(namespace, pod)}", *argv])
+        return self.pod_network(namespace, pod)(*argv)
+
+    def pod_network(self, namespace: str, pod: str) -> Callable[..., str]:
+        """Return what runs a program of this machine (its arguments; `stdin`) in the network that a pod has now."""
+        file = self._containers.pod_network_namespace(namespace, pod)
+        return lambda *argv, stdin=None: run(["nsenter", f"--net={file}", *argv], stdin=stdin)
+
+    def pod_processes(self, namespace: str, pod: str) -> list[int]:
+        """Return the pids of everything that runs in a pod's containers."""
+        return self._containers.pod_processes(namespace, pod)
 
     def daemons(self) -> list[Daemon]:
         """Return its programs in the order in which they start."""
