@@ -14,6 +14,7 @@ from maestro.http import health, openapi
 from maestro.http.answers import encode
 from maestro.http.auth import Authenticator
 from maestro.http.automations import AutomationRoutes
+from maestro.http.bulk import BulkRoutes
 from maestro.http.deadletters import DeadLetterRoutes
 from maestro.http.directory import Catalog, Directory
 from maestro.http.endpoint import Answer, Endpoint, Table
@@ -107,6 +108,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *Execute(store, directory, authenticator).endpoints(),
         *WorkerRoutes(store, directory, authenticator).endpoints(),
         *RunRoutes(store, directory, authenticator, access, views).endpoints(),
+        *BulkRoutes(store, directory, authenticator).endpoints(),
         *KeyRoutes(store, directory, authenticator).endpoints(),
         *LogRoutes(store, access, services.stopping).endpoints(),
         *DeadLetterRoutes(store, directory, authenticator).endpoints(),
@@ -116,7 +118,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
             services.reprocessings, directory, authenticator, services.objects, namespace, services.clock
         ).endpoints(),
         *_older_endpoints(services),
-        *StatsRoutes(store, authenticator, services.clock).endpoints(),
+        *StatsRoutes(store, services.catalog, directory, authenticator, services.clock).endpoints(),
         *health.endpoints(),
     ]
     return [*table, _document(table)]

@@ -96,12 +96,12 @@ class Execute:
         raw = await body.read(request, body.BATCH_LIMIT)
         key, registration = await self._directory.find(automation_id)
         runs = await self._lines(request, raw, key, self._directory.validator(registration), person)
-        idempotency_key = _idempotency_key(request)
-        if idempotency_key is not None:
+        list_key = idempotency_key(request)
+        if list_key is not None:
             # Each line's hash covers the whole list: the key with a longer or shorter list is a different body.
             digest = hashlib.sha256(raw).digest()
             for number, run in enumerate(runs):
-                run.idempotency_key = f"{idempotency_key}#{number}"
+                run.idempotency_key = f"{list_key}#{number}"
                 run.body_hash = digest
         accepted = await self._accept(runs)
         return json_answer({"items": [_shown(one) for one in accepted]}, 202)
@@ -159,7 +159,7 @@ class Execute:
         return runs
 
     async def _accept_one(self, request: Request, run: NewRun, given: Mapping[str, Any]) -> Response:
-        run.idempotency_key = _idempotency_key(request)
+        run.idempotency_key = idempotency_key(request)
         if run.idempotency_key is not None:
             canonical = json.dumps([request.url.path.rsplit("/", 1)[1], given], sort_keys=True, separators=(",", ":"))
             run.body_hash = hashlib.sha256(canonical.encode()).digest()
@@ -201,7 +201,8 @@ def _shown(accepted: Accepted) -> dict[str, str]:
     return {"job_id": str(accepted.id), "status": older_status(accepted.state)}
 
 
-def _idempotency_key(request: Request) -> str | None:
+def idempotency_key(request: Request) -> str | None:
+    """The caller's Idempotency-Key; 422 for one that breaks its rule."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None

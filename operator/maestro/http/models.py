@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 
 from maestro.runs.model import PRIORITIES, RunState
@@ -35,6 +44,7 @@ LabelKey = Annotated[
     str, StringConstraints(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$")
 ]
 LabelValue = Annotated[Text, StringConstraints(max_length=256)]
+Labels = dict[LabelKey, LabelValue]
 
 
 class Model(BaseModel):
@@ -50,7 +60,7 @@ class RunRequest(Model):
         default_factory=dict,
         description="Merged over the Automation's defaultParameters and checked against its schema.",
     )
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
+    labels: Labels = Field(default_factory=dict, max_length=MAX_LABELS)
     reference: Annotated[Text, StringConstraints(min_length=1, max_length=256)] | None = Field(
         None, description="The caller's own name for what the Run is about."
     )
@@ -179,7 +189,16 @@ RunStatusOrState = Literal[
 Limit = Annotated[int, Field(ge=1, le=500, description="Most items of a page.")]
 
 
-class RunsQuery(Model):
+def _pairs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError("must be <key>=<value>, several separated by commas")
+    return {key: text for key, _, text in pairs}
+
+
+class RunFields(Model):
     """Which Runs; all that is given must match."""
 
     status: Annotated[list[RunStatusOrState], BeforeValidator(_split)] | None = Field(
@@ -195,6 +214,20 @@ class RunsQuery(Model):
     schedule: Text | None = Field(None, max_length=128)
     since: Instant | None = Field(None, description="Accepted at or after.")
     until: Instant | None = Field(None, description="Accepted before.")
+    labels: Labels | None = Field(None, max_length=MAX_LABELS)
+
+
+class RunsQuery(RunFields):
+    """A page of Runs."""
+
+    labels: (
+        Annotated[
+            Labels,
+            BeforeValidator(_pairs),
+            WithJsonSchema({"type": "string", "description": "`<key>=<value>`, several separated by commas."}),
+        ]
+        | None
+    ) = Field(None, max_length=MAX_LABELS)
     limit: Limit = 50
     cursor: str | None = Field(None, max_length=256)
 
@@ -265,19 +298,6 @@ class Keys(Model):
     """Ordering keys."""
 
     items: list[Key]
-
-
-class Stats(Model):
-    """Runs by where they stand now and how they ended."""
-
-    running: int
-    pending: int
-    completed_today: int
-    succeeded_last24h: int
-    failed_last24h: int
-    canceled_last24h: int
-    total_last24h: int
-    success_rate24h: float | None
 
 
 class Health(BaseModel):

@@ -287,6 +287,8 @@ def _as_applied(entries: list[Object]) -> list[Object] | None:
     fields: Object = {}
     for entry in filter(ours, entries):
         fields = _union(fields, entry.get("fieldsV1") or {})
+    # Labels and annotations are given once, at the creation: an apply, which names none, mustn't take them away.
+    fields.pop("f:metadata", None)
     kept = [entry for entry in entries if not ours(entry)]
     latest = next(entry for entry in entries if ours(entry))
     return [{**latest, "operation": "Apply", "fieldsV1": fields}, *kept]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,20 +14,12 @@ from maestro.http.endpoint import Answer, Body, Endpoint
 from maestro.http.errors import HttpError, invalid, invalid_model, invalid_parameters
 from maestro.http.models import AcceptedRun, Canceled, CancelQuery, RetryRequest, Run, Runs, RunsQuery
 from maestro.http.query import query, run_id
+from maestro.http.runfilter import RunFilters
 from maestro.http.views import RunViews
 from maestro.runs.errors import NotEnded, UnknownRun
-from maestro.runs.model import NOTHING_TO_DO, RunFilter, RunState, RunView, older_status
+from maestro.runs.model import RunView, older_status
 from maestro.runs.parameters import InvalidParameters
 from maestro.runs.store import RunStore
-
-_STATES = {
-    "pending": (RunState.PENDING, RunState.HELD, RunState.QUEUED, RunState.RETRYING),
-    "running": (RunState.RUNNING,),
-    "completed": (RunState.SUCCEEDED,),
-    "completed_no_invoices": (RunState.SUCCEEDED,),
-    "failed": (RunState.FAILED,),
-    "canceled": (RunState.CANCELED,),
-}
 
 
 class RunAccess:
@@ -69,6 +59,7 @@ class RunRoutes:
         self._authenticator = authenticator
         self._access = access
         self._views = views
+        self._filters = RunFilters(directory, authenticator)
 
     def endpoints(self) -> list[Endpoint]:
         """This area's part of the table."""
@@ -103,31 +94,9 @@ class RunRoutes:
         """A page of Runs."""
         person = await self._authenticator.person(request)
         wanted = query(request, RunsQuery)
-        keys, namespace, name = None, "", ""
-        if wanted.automation is not None:
-            automation_id = self._directory.full_id(wanted.automation)
-            namespace, name = split_id(automation_id)
-            keys = await self._directory.keys_named(automation_id)
-        all_users = await self._authenticator.allowed(
-            person, Permission("list", "automations", "runs", namespace, name)
-        )
-        user = wanted.user if all_users else person.username
-        if not all_users and wanted.user not in (None, person.username):
-            raise HttpError(403, f"{person.username} may only list their own Runs here")
         try:
             page = await self._store.list_runs(
-                RunFilter(
-                    states=_states(wanted.status),
-                    reasons=_reasons(wanted.status),
-                    automations=keys,
-                    user=user,
-                    since=wanted.since,
-                    until=wanted.until,
-                    reference=wanted.reference,
-                    schedule=wanted.schedule,
-                ),
-                wanted.limit,
-                wanted.cursor,
+                await self._filters.made(person, wanted, "list"), wanted.limit, wanted.cursor
             )
         except ValueError:
             raise invalid("cursor", "isn't a cursor that a page of Runs gave") from None
@@ -170,16 +139,3 @@ class RunRoutes:
             raise HttpError(409, str(error)) from None
         shown = {"job_id": str(accepted.id), "status": older_status(accepted.state)}
         return json_answer(shown, 202, {"Location": f"/api/v1/jobs/{accepted.id}"})
-
-
-def _states(wanted: Sequence[str] | None) -> frozenset[RunState] | None:
-    if not wanted:
-        return None
-    return frozenset(state for word in wanted for state in _STATES.get(word) or (RunState(word),))
-
-
-def _reasons(wanted: Sequence[str] | None) -> Mapping[RunState, str]:
-    """The one status that is a state with a reason narrows that state, unless all of it is asked for too."""
-    words = frozenset(wanted or ())
-    narrow = "completed_no_invoices" in words and words.isdisjoint(("completed", RunState.SUCCEEDED.value))
-    return {RunState.SUCCEEDED: NOTHING_TO_DO} if narrow else {}

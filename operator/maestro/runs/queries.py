@@ -112,7 +112,7 @@ def get(transaction: Transaction, run_id: UUID) -> RunView | None:
 def list_runs(transaction: Transaction, wanted: RunFilter, limit: int, cursor: str | None) -> Page:
     """A page, newest first."""
     limit = max(1, min(limit, MAX_PAGE))
-    query = _SHOWN.where(*_conditions(wanted, transaction)).order_by(_R.seq.desc()).limit(limit + 1)
+    query = _SHOWN.where(*conditions(wanted, transaction)).order_by(_R.seq.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(_R.seq < position(cursor))
     rows = transaction.connection.execute(query).all()
@@ -234,19 +234,20 @@ def _last_of(state: int) -> Sql:
 _LAST_OF = {state: _last_of(state) for state in (lifecycle.S, lifecycle.F, lifecycle.C)} | {lifecycle.R: _RUNNING}
 
 
-def _conditions(wanted: RunFilter, transaction: Transaction) -> list[sa.ColumnElement[bool]]:
-    conditions: list[sa.ColumnElement[bool]] = []
+def conditions(wanted: RunFilter, transaction: Transaction) -> list[sa.ColumnElement[bool]]:
+    """What a filter says of the columns of `run` and `run_detail`."""
+    found: list[sa.ColumnElement[bool]] = []
     if wanted.states is not None:
-        conditions.append(_R.state.in_(sorted(state.code for state in wanted.states)))
-    conditions += [sa.or_(_R.state != state.code, _R.reason == reason) for state, reason in wanted.reasons.items()]
+        found.append(_R.state.in_(sorted(state.code for state in wanted.states)))
+    found += [sa.or_(_R.state != state.code, _R.reason == reason) for state, reason in wanted.reasons.items()]
     if wanted.automations is not None:
-        conditions.append(_R.automation_id.in_(sorted(wanted.automations)))
+        found.append(_R.automation_id.in_(sorted(wanted.automations)))
     if wanted.since is not None:
-        conditions.append(_R.accepted_at >= to_micros(wanted.since))
+        found.append(_R.accepted_at >= to_micros(wanted.since))
     if wanted.until is not None:
-        conditions.append(_R.accepted_at < to_micros(wanted.until))
+        found.append(_R.accepted_at < to_micros(wanted.until))
     if wanted.apart is not None:
-        conditions.append(_R.rank < 0 if wanted.apart else _R.rank >= 0)
+        found.append(_R.rank < 0 if wanted.apart else _R.rank >= 0)
     equal: list[tuple[sa.ColumnElement[Any], Any]] = [
         (_D.user_name, wanted.user),
         (_D.reference, wanted.reference),
@@ -254,9 +255,9 @@ def _conditions(wanted: RunFilter, transaction: Transaction) -> list[sa.ColumnEl
         (_R.copy_of, wanted.copy_of),
         (_R.replay_of, wanted.replay_of),
     ]
-    conditions += [column == value for column, value in equal if value is not None]
-    conditions += [_label(transaction, name) == value for name, value in wanted.labels.items()]
-    return conditions
+    found += [column == value for column, value in equal if value is not None]
+    found += [_label(transaction, name) == value for name, value in wanted.labels.items()]
+    return found
 
 
 def _label(transaction: Transaction, name: str) -> sa.ColumnElement[Any]:
