@@ -65,6 +65,9 @@ class GatewayCheck:
         headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
         if body:
             headers.append((b"content-type", b"application/json"))
+        if answer.reprocessing is not None:
+            # For proxies: `auth_request` and its like don't hand on the body.
+            headers.append((b"x-maestro-reprocessing", answer.reprocessing.encode()))
         if status == 503:
             headers.append((b"retry-after", b"1"))
         await send({"type": "http.response.start", "status": status, "headers": headers})

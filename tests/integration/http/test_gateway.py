@@ -56,6 +56,7 @@ def test_blocked_is_403_with_the_reason_and_the_reprocessing(make: Callable[...,
     answer = api.call("GET", PATH)
     assert answer.status == 403
     assert answer.json == {"status": "403", "message": "prices are replayed", "reprocessing": "fix-march"}
+    assert answer.headers["X-Maestro-Reprocessing"] == "fix-march"
     assert api.call("GET", "/v1.0.0/gateway/team.prices/proceed").status == 403
     assert api.call("GET", "/v1.0.0/gateway/other.prices/proceed").status == 200
 
