@@ -14,7 +14,7 @@ help: ## List the targets
 
 $(VENV)/.ready: requirements/dev.lock pyproject.toml sdk/python/pyproject.toml
 	test -x $(PY) || python3 -m venv $(VENV)
-	$(VENV)/bin/pip install -q uv==$(UV_VERSION)
+	$(VENV)/bin/uv --version 2>/dev/null | grep -q '^uv $(UV_VERSION)' || $(VENV)/bin/pip install -q uv==$(UV_VERSION)
 	$(VENV)/bin/uv pip sync -q --require-hashes requirements/dev.lock
 	$(VENV)/bin/uv pip install -q --no-deps -e . -e sdk/python
 	@touch $@

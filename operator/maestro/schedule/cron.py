@@ -200,7 +200,7 @@ def timetable_of(spec: ScheduleSpec, holidays: Holidays | None = None) -> Timeta
     Parameters
     ----------
     holidays
-        The days of the calendar that `exclude.configMap` names, where it does.
+        The days of the calendar that `exclude.configMap` names (`holidays.read_calendar`), where it names one.
 
     Raises
     ------
