@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,20 @@ async def note_async(run: Run, folder: str, number: int = 0, seconds: float = 0.
     await asyncio.sleep(seconds)
     logger.info("number %d", number)
     run.progress(1, 1)
+    _note(folder, run, "ended")
+    return {"number": number}
+
+
+@worker
+def kills(run: Run, folder: str, number: int = 0, poison: int = 0, gate: str = "go") -> dict[str, int]:
+    """Number `poison` takes its process along, the others end once the file `gate` is there."""
+    _note(folder, run, "began")
+    if number == poison:
+        while len(list(Path(folder).glob("*.began"))) <= poison:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not (Path(folder) / gate).exists():
+        time.sleep(0.01)
     _note(folder, run, "ended")
     return {"number": number}
 

@@ -27,6 +27,7 @@ class LosingStore(Protocol):
         *,
         automation: int | None = None,
         before: datetime | None = None,
+        told: bool = False,
         epoch: int | None = None,
     ) -> int: ...
 
@@ -88,10 +89,13 @@ class PodEnds:
         key = self._keys.key(obj["metadata"]["uid"]) if obj is not None else None
         before = None if end.gone else end.at
         try:
-            lost = await self._store.pod_gone(end.uid, automation=key, before=before, epoch=self._epoch())
+            lost = await self._store.pod_gone(
+                end.uid, automation=key, before=before, told=end.told, epoch=self._epoch()
+            )
         except StoreUnavailable as error:
             log.warning("the end of pod %s/%s waits: %s", end.namespace, end.name, error)
             return False
         if lost:
-            log.info("pod %s/%s ended (%s): %d attempts are lost", end.namespace, end.name, end.reason or "gone", lost)
+            what = "Runs go on elsewhere" if end.told else "attempts are lost"
+            log.info("pod %s/%s ended (%s): %d %s", end.namespace, end.name, end.reason or "gone", lost, what)
         return True

@@ -347,6 +347,7 @@ class Started(BaseModel):
     heartbeat_timeout: float
     timeout: float
     cancellation_requested: bool
+    alone: bool | None = None
 
 
 class Refusal(Problem):

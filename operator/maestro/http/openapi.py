@@ -25,7 +25,7 @@ _STATUS_TEXT = {
     409: "The present state doesn't allow it",
     413: "The body is over its limit",
     422: "A field breaks a rule; `details` says which",
-    429: "Too many Runs wait already",
+    429: "Later: too many Runs wait already, or this one has to wait",
     431: "The header fields are over their limit",
     503: "Something that the answer needs is away; try again after `Retry-After`",
 }

@@ -163,6 +163,8 @@ def answer_of(answer: ReportAnswer) -> Item:
         shown["parameters"] = answer.parameters
         shown["heartbeat_timeout"] = answer.heartbeat_timeout
         shown["timeout"] = answer.timeout
+        if answer.alone is not None:
+            shown["alone"] = answer.alone
     if answer.cancellation_requested is not None:
         shown["cancellation_requested"] = answer.cancellation_requested
     if answer.accepted is not None:

@@ -76,16 +76,18 @@ ANSWER: Schema = {
     "type": "object",
     "required": ["status"],
     "properties": {
-        "status": {"type": "integer", "enum": [200, 403, 404, 409, 422]},
+        "status": {"type": "integer", "enum": [200, 403, 404, 409, 422, 429]},
         "reason": {
             "type": "string",
-            "description": "running, ended, notDue, fenced, notRunning, NotYourRun, UnknownRun or InvalidReport",
+            "description": "running, ended, notDue, fenced, notRunning, NotYourRun, UnknownRun, InvalidReport; with "
+            "429, which asks to say the start again a little later: alone, barred",
         },
         "message": _TEXT,
         "attempt": {"type": "integer"},
         "parameters": {"type": "object", "additionalProperties": True},
         "heartbeat_timeout": {"type": "number"},
         "timeout": {"type": "number"},
+        "alone": {"type": "boolean", "description": "Nothing may run beside this Run in its pod"},
         "cancellation_requested": {"type": "boolean"},
     },
 }

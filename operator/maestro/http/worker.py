@@ -46,6 +46,8 @@ _SAID = {
     "notDue": "the Run isn't due: it waits, or was taken back",
     "notRunning": "the Run isn't running",
     "fenced": "this worker no longer holds the Run",
+    "alone": "the Run must run alone: ask again when this pod has nothing else in hand",
+    "barred": "a Run that must run alone is in this pod: ask again when it has ended",
     "NotYourRun": "the Run belongs to another Automation than this worker",
     "UnknownRun": "no such Run",
 }
@@ -74,7 +76,7 @@ class WorkerRoutes:
             ),
             Endpoint(
                 "POST", f"{job}/start", self.start, "startRun", "Begin an attempt; without a body: the older contract",
-                "worker", {200: Answer("The attempt", Started)}, "workers", (404, 409, 422),
+                "worker", {200: Answer("The attempt", Started)}, "workers", (404, 409, 422, 429),
                 Body(StartRequest, body.PARAMETERS_LIMIT, required=False),
             ),
             Endpoint(
@@ -143,6 +145,7 @@ class WorkerRoutes:
                 "heartbeat_timeout": answer.heartbeat_timeout,
                 "timeout": answer.timeout,
                 "cancellation_requested": bool(answer.cancellation_requested),
+                **({"alone": True} if answer.alone else {}),
             }
         )
 
@@ -232,7 +235,8 @@ def _op(item: Any) -> str:
 
 
 def _refused(status: int, reason: str, message: str | None = None) -> HttpError:
-    return HttpError(status, message or _SAID.get(reason, reason), reason=reason)
+    headers = {"Retry-After": "2"} if status == 429 else None
+    return HttpError(status, message or _SAID.get(reason, reason), reason=reason, headers=headers)
 
 
 def _noted(answer: ReportAnswer) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from maestro.kube.cache import Object, ObjectCache
@@ -14,6 +14,7 @@ from maestro.kube.informer import Informer
 from maestro.kube.kinds import POD, ObjectKey
 
 WORKER_CONTAINER = "worker"
+_OUT_OF_MEMORY = "OOMKilled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class PodEnd:
         When the container ended, where that is known.
     reason, exit_code
         Of the container (`Error`, `OOMKilled`, …) or of the pod (`Evicted`), where they are known.
+    told
+        Whether it ended because it was told to (the pod is being deleted), killed at the end of its grace or not.
     """
 
     uid: str
@@ -41,6 +44,7 @@ class PodEnd:
     at: datetime | None = None
     reason: str = ""
     exit_code: int | None = None
+    told: bool = False
 
 
 def pod_end(
@@ -81,17 +85,26 @@ def _terminations(pod: Mapping[str, Any], container: str) -> set[str]:
 def _end_of(pod: Mapping[str, Any], container: str, *, gone: bool) -> PodEnd:
     meta = pod.get("metadata") or {}
     last = next(iter(_terminated(pod, container)), {})
-    at = last.get("finishedAt")
+    at = datetime.fromisoformat(last["finishedAt"]) if last.get("finishedAt") else None
     return PodEnd(
         uid=str(meta.get("uid", "")),
         namespace=str(meta.get("namespace", "")),
         name=str(meta.get("name", "")),
         labels=meta.get("labels") or {},
         gone=gone,
-        at=datetime.fromisoformat(at) if at else None,
+        at=at,
         reason=str(last.get("reason") or (pod.get("status") or {}).get("reason") or ""),
         exit_code=last.get("exitCode"),
+        told=_told(meta, at) and last.get("reason") != _OUT_OF_MEMORY,
     )
+
+
+def _told(meta: Mapping[str, Any], ended: datetime | None) -> bool:
+    """Whether a pod was being deleted when its container ended: a deletionTimestamp is the end of the grace."""
+    if not meta.get("deletionTimestamp"):
+        return False
+    grace = timedelta(seconds=int(meta.get("deletionGracePeriodSeconds") or 0))
+    return ended is None or ended >= datetime.fromisoformat(meta["deletionTimestamp"]) - grace
 
 
 class PodWatch:

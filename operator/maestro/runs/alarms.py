@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
+
 from maestro.runs import lifecycle
-from maestro.runs.changes import Changes
+from maestro.runs.changes import Changes, Tracked
+from maestro.runs.company import running_in
 from maestro.runs.database import Sql, Transaction
 from maestro.runs.lifecycle import Event, Happening
 from maestro.runs.model import Due
@@ -11,9 +15,7 @@ from maestro.runs.reporting import happen_to, seqs_of
 
 _DUE = Sql("SELECT seq FROM run WHERE alarm_at IS NOT NULL AND alarm_at <= :now ORDER BY alarm_at LIMIT :limit")
 _NEXT = Sql("SELECT alarm_at FROM run WHERE alarm_at IS NOT NULL ORDER BY alarm_at LIMIT 1")
-_OF_POD = Sql("""
-    SELECT seq FROM run WHERE automation_id = :automation AND state = 3 AND started_at <= :before
-    AND (holder = :pod OR (holder >= :first AND holder < :past))""")
+_OF_HOLDER = Sql("SELECT seq FROM run WHERE automation_id = :automation AND state = 3 AND holder = :holder")
 _READY = Sql("""
     SELECT seq FROM run WHERE automation_id = :automation AND state = 1 AND ready = 1
     AND (:replays = 1 OR replay_of IS NULL) LIMIT :limit""")
@@ -33,9 +35,11 @@ def due(changes: Changes, limit: int) -> Due:
     seqs = seqs_of(changes.transaction, _DUE, {"now": changes.now, "limit": limit})
     lost = timed_out = retried = expired = 0
     touched = set()
-    for tracked in changes.load_seqs(seqs).values():
+    ringing = changes.load_seqs(seqs).values()
+    in_company = _in_company(changes, ringing)
+    for tracked in ringing:
         before = tracked.run.state
-        step = changes.happen(tracked, Happening(Event.ALARM))
+        step = changes.happen(tracked, Happening(Event.ALARM, company=tracked.seq in in_company))
         after, reason = tracked.run.state, tracked.run.reason
         touched.add(tracked.automation)
         lost += before == lifecycle.R and reason == lifecycle.WORKER_LOST
@@ -46,20 +50,32 @@ def due(changes: Changes, limit: int) -> Due:
     return Due(len(seqs), lost, timed_out, retried, expired, frozenset(touched))
 
 
+def _in_company(changes: Changes, ringing: Collection[Tracked]) -> set[int]:
+    """Which of these lose their lease now while their worker has others in hand, which may follow or not."""
+    silent: dict[tuple[int, str], list[int]] = defaultdict(list)
+    for tracked in ringing:
+        if lifecycle.lease_ran_out(tracked.run, changes.now) and tracked.run.holder is not None:
+            silent[tracked.automation, tracked.run.holder].append(tracked.seq)
+    found: set[int] = set()
+    for (automation, holder), seqs in silent.items():
+        held = seqs_of(changes.transaction, _OF_HOLDER, {"automation": automation, "holder": holder})
+        if len(held) > 1:
+            found.update(seqs)
+            happen_to(changes, set(held).difference(seqs), Happening(Event.NEIGHBOR_LOST))
+    return found
+
+
 def next_alarm(transaction: Transaction) -> int | None:
     """The earliest alarm; None: there is none."""
     row = transaction.one(_NEXT)
     return None if row is None else int(row[0])
 
 
-def pod_gone(changes: Changes, pod_uid: str, automations: list[int], before: int) -> int:
-    """Loses the attempts of a pod that began before then, whichever of its processes held them."""
-    first, past = f"{pod_uid}/", f"{pod_uid}0"  # '0' follows '/': the range is the prefix
-    seqs = []
-    for automation in automations:
-        params = {"automation": automation, "pod": pod_uid, "first": first, "past": past, "before": before}
-        seqs += seqs_of(changes.transaction, _OF_POD, params)
-    happened = happen_to(changes, seqs, Happening(Event.POD_GONE))
+def pod_gone(changes: Changes, pod_uid: str, automations: list[int], before: int, *, told: bool) -> int:
+    """Loses the attempts of a pod that began before then, whichever of its processes held them; `told`: it had been
+    told to stop, and they go on elsewhere."""
+    seqs = [seq for pk in automations for seq in running_in(changes.transaction, pk, pod_uid, before)]
+    happened = happen_to(changes, seqs, Happening(Event.POD_GONE, company=len(seqs) > 1, told=told))
     changes.flush()
     return sum(1 for _, step in happened if step.changes)
 

@@ -20,7 +20,8 @@ _COLUMNS = """
     seq, id, automation_id, solution_id, ckey, log_lines, epoch, accepted_at,
     state, attempt, max_attempts, pub, returns, holder, holder_pub, ready, slot,
     ckey IS NOT NULL, replay_of IS NOT NULL,
-    due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at"""
+    due_at, lease_at, deadline_at, expires_at, alarm_at, cancel_at, cancel_why, reason, end_report, started_at,
+    alone"""
 _OWN = 9
 _PARAMETERS = "CASE WHEN state = {Q} THEN parameters END"  # whoever loads a Queued Run by its id starts it
 _BY_ID = Sql(f"SELECT {_PARAMETERS}, {_COLUMNS} FROM run WHERE id {{in :ids}} ORDER BY seq {{lock}}")  # noqa: S608
@@ -145,6 +146,11 @@ class Changes:
         self._attempts: list[dict[str, Any]] = []
         self._ends: dict[int, list[tuple[int, str | None]]] = defaultdict(list)
 
+    @property
+    def tracked(self) -> Mapping[int, Tracked]:
+        """Every Run that was loaded so far, by its number, as it stands by now."""
+        return self._tracked
+
     def load_ids(self, ids: Collection[UUID]) -> dict[UUID, Tracked]:
         """Locks and reads Runs by their ids."""
         given = {self.transaction.uuid(id_): id_ for id_ in ids}
@@ -213,7 +219,7 @@ class Changes:
             observed.lost[tracked.automation, _TOLD_BY.get(event, "other")] += 1
         if before == lifecycle.R and began is not None:
             observed.attempts.append(self.now - began)
-        if step.attempt_end is not None and step.attempt_end.outcome != lifecycle.RELEASED:
+        if step.attempt_end is not None and step.attempt_end.outcome not in lifecycle.COST_NOTHING:
             observed.retried[tracked.automation] += 1
         if "started_at" in step.changes:
             observed.started[tracked.automation] += 1

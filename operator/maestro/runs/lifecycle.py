@@ -29,13 +29,25 @@ WORKER_LOST = "WorkerLost"
 BY_WORKER = "ByWorker"
 EXPIRED = "Expired"
 DEAD_LETTERED = "DeadLettered"
+MUST_BE_ALONE = "alone"
+BARRED = "barred"
 JOB_INVALID = "JobInvalid"
 AUTOMATION_DELETED = "AutomationDeleted"
 BUSINESS = "BusinessFailure"
 TECHNICAL = "TechnicalFailure"
 
 RELEASED = "released"
-"""The outcome of an attempt that its worker gave back."""
+"""The outcome of an attempt that its worker gave back, or that ended with a pod which had been told to stop."""
+LOST_TOGETHER = "lostTogether"
+"""The outcome of an attempt that was lost with others of its worker: which one took it down isn't known."""
+COST_NOTHING = (RELEASED, LOST_TOGETHER)
+"""Outcomes that aren't charged: each has raised the Run's limit of attempts by one."""
+
+SHARES, ALONE, IN_DOUBT = range(3)
+"""`Run.alone`: may run beside others · was lost together with others, so that its next attempt runs alone in its pod ·
+runs, and its worker has just lost the lease of another Run: should this one go too, they were lost together."""
+MOST_RETURNS = 20
+"""So often busy workers of the older contract turn away a Run that has to be alone; then it runs beside others."""
 
 
 class Event(StrEnum):
@@ -51,6 +63,7 @@ class Event(StrEnum):
     CANCEL = "cancel"
     ALARM = "alarm"
     POD_GONE = "pod gone"
+    NEIGHBOR_LOST = "neighbor lost"
     DEAD_LETTER = "dead letter"
     HOLD = "hold"
     OPEN = "open"
@@ -92,6 +105,7 @@ class Run:
     reason: str | None = None
     end_report: str | None = None
     started_at: int | None = None
+    alone: int = SHARES
 
 
 @dataclass(slots=True)
@@ -115,6 +129,12 @@ class Happening:
     force: bool = False
     reason: str | None = None
     slot: int | None = None
+    company: bool = False
+    """START: the worker's pod has other Runs in hand. ALARM, POD_GONE: others were lost with this one."""
+    barred: bool = False
+    """START: a Run that has to be alone runs in the worker's pod, or waits there until nothing else does."""
+    told: bool = False
+    """POD_GONE: the pod had been told to stop, so it isn't its end that speaks against the Run."""
 
 
 @dataclass(slots=True)
@@ -214,6 +234,8 @@ def _moved(run: Run, changes: dict[str, Any]) -> dict[str, Any]:
         changes["slot"] = None
     if state != R:
         changes["lease_at"] = changes["deadline_at"] = None
+        if run.alone == IN_DOUBT:
+            changes.setdefault("alone", SHARES)
     changes.setdefault("ready", 0)
     changes.setdefault("due_at", None)
     lease_at, deadline_at = changes.get("lease_at"), changes.get("deadline_at")
@@ -230,14 +252,27 @@ def _pending(run: Run, *, due_at: int | None = None, **more: Any) -> dict[str, A
     return _moved(run, {"state": P, "ready": 0 if due_at is not None else 1, "due_at": due_at, **more})
 
 
+def _pause(run: Run) -> int:
+    first, longest = RETURN_BACKOFF
+    return min(first << min(run.returns, 16), longest)
+
+
 def _record(run: Run, outcome: str, reason: str | None) -> AttemptEnd:
     return AttemptEnd(run.attempt, run.holder, run.started_at, outcome, reason)
 
 
-def _lost(run: Run, now: int, reason: str = WORKER_LOST) -> Step:
-    """The attempt is over without a word from its worker."""
+def _lost(run: Run, now: int, reason: str = WORKER_LOST, *, company: bool = False) -> Step:
+    """The attempt is over without a word from its worker.
+
+    Lost in company, it isn't charged: any of them may have taken the worker down. Each runs alone next, and whichever
+    is lost then is charged.
+    """
     if run.cancel_at is not None:
         return Step(_end(run, now, *cancellation(run.cancel_why)), lost=True)
+    if run.alone != ALONE and (company or run.alone == IN_DOUBT):
+        limit = run.max_attempts + 1
+        changes = _moved(run, {"state": T, "due_at": now, "reason": reason, "alone": ALONE, "max_attempts": limit})
+        return Step(changes, attempt_end=_record(run, LOST_TOGETHER, reason), lost=True)
     if run.attempt >= run.max_attempts:
         return Step(_end(run, now, F, reason), lost=True)
     changes = _moved(run, {"state": T, "due_at": now, "reason": reason})
@@ -286,9 +321,7 @@ def _return(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
         return Step({}, 409, "overtaken")
     if event.reason == JOB_INVALID:
         return Step(_end(run, now, F, JOB_INVALID, **event.error))
-    first, longest = RETURN_BACKOFF
-    pause = min(first << min(run.returns, 16), longest)
-    return Step(_pending(run, due_at=now + pause, returns=run.returns + 1, reason=event.reason))
+    return Step(_pending(run, due_at=now + _pause(run), returns=run.returns + 1, reason=event.reason))
 
 
 def _take_back(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
@@ -311,7 +344,24 @@ def _open(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
 
 
 def _start(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
-    return Step({}, 409, "ended") if run.cancel_at is not None else _begin(run, event, policy, now)
+    if run.cancel_at is not None:
+        return Step({}, 409, "ended")
+    if event.barred or (event.company and run.alone == ALONE):
+        return _wait(run, event, policy, now)
+    return _begin(run, event, policy, now)
+
+
+def _wait(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
+    """Its worker holds what it mustn't run beside. The message stays with the worker, which asks again."""
+    if event.older:
+        # it knows no waiting and is done with the message: the Run goes again a little later
+        if run.returns >= MOST_RETURNS and run.alone == ALONE:
+            return _begin(run, event, policy, now)
+        return Step(_pending(run, due_at=now + _pause(run), returns=run.returns + 1), 409, "notDue")
+    if run.alone != ALONE:
+        return Step({}, 429, BARRED)
+    # Until it has begun, or hasn't asked for a while, the pod takes nothing else: see runs/company.py.
+    return Step({"holder": event.worker, "holder_pub": run.pub, "heartbeat_at": now}, 429, MUST_BE_ALONE)
 
 
 def _start_again(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
@@ -394,7 +444,9 @@ def _finished(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
     if run.attempt >= run.max_attempts:
         return Step(_end(run, now, F, TECHNICAL, **more))
     changes = _moved(
-        run, {"state": T, "due_at": now + backoff(policy, run.attempt), "reason": TECHNICAL, **event.error}
+        run,
+        # it came to an end of its own: whatever took a worker down, it wasn't this
+        {"state": T, "due_at": now + backoff(policy, run.attempt), "reason": TECHNICAL, "alone": SHARES, **event.error},
     )
     return Step(changes, attempt_end=_record(run, End.TECHNICAL, TECHNICAL))
 
@@ -424,8 +476,10 @@ def _refused_finish(event: Happening, reason: str) -> Step:
 
 
 def _release(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
-    if not _holds(run, event):
-        return Step({}, 409, "fenced")
+    return _given_back(run, now) if _holds(run, event) else Step({}, 409, "fenced")
+
+
+def _given_back(run: Run, now: int) -> Step:
     if run.cancel_at is not None:
         return Step(_end(run, now, *cancellation(run.cancel_why)))
     # the number stays used, so that what the old attempt still says is fenced; the limit grows instead
@@ -470,11 +524,17 @@ def _alarm_retrying(run: Run, event: Happening, policy: RunPolicy, now: int) -> 
     return Step(_pending(run))
 
 
+def lease_ran_out(run: Run, now: int) -> bool:
+    """An alarm now would lose the attempt: its worker was silent for too long."""
+    over = run.deadline_at is not None and run.deadline_at <= now
+    return run.state == R and not over and run.lease_at is not None and run.lease_at <= now
+
+
 def _alarm_running(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
     if run.deadline_at is not None and run.deadline_at <= now:
         return _timeout(run, policy, now)
-    if run.lease_at is not None and run.lease_at <= now:
-        return _lost(run, now)
+    if lease_ran_out(run, now):
+        return _lost(run, now, company=event.company)
     return Step({"alarm_at": alarm_of(run)})
 
 
@@ -490,7 +550,11 @@ def _timeout(run: Run, policy: RunPolicy, now: int) -> Step:
 
 
 def _pod_gone(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
-    return _lost(run, now)
+    return _given_back(run, now) if event.told else _lost(run, now, company=event.company)
+
+
+def _neighbor_lost(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
+    return Step({"alone": IN_DOUBT} if run.alone == SHARES else {})
 
 
 def _dead_letter(run: Run, event: Happening, policy: RunPolicy, now: int) -> Step:
@@ -563,6 +627,7 @@ TABLE: Mapping[Event, tuple[Cell | None, ...]] = {
         retrying=_alarm_retrying,
     ),
     Event.POD_GONE: _row(running=_pod_gone),
+    Event.NEIGHBOR_LOST: _row(running=_neighbor_lost),
     Event.DEAD_LETTER: _row(queued=_dead_letter),
     Event.JOB_ENDED: _waiting(
         _refuse(409, "notRunning"),

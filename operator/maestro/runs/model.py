@@ -379,8 +379,8 @@ class RunView:
     held_by: str | None = None
     progress: Progress | None = None
     released: int = 0
-    """Attempts that a draining worker gave back. They count in `attempt`, but neither as retries nor towards
-    `max_attempts`."""
+    """Attempts that a draining worker gave back, or that were lost together with others. They count in `attempt`, but
+    neither as retries nor towards `max_attempts`."""
     attempts: tuple[AttemptView, ...] = ()
 
     @property

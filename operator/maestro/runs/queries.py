@@ -74,7 +74,7 @@ _FAILED = Sql("""
 _R, _D, _A, _S = schema.run.c, schema.run_detail.c, schema.automation.c, schema.solution.c
 _RELEASED = (
     sa.select(sa.func.count())
-    .where(schema.attempt.c.run_seq == _R.seq, schema.attempt.c.outcome == lifecycle.RELEASED)
+    .where(schema.attempt.c.run_seq == _R.seq, schema.attempt.c.outcome.in_(lifecycle.COST_NOTHING))
     .correlate(schema.run)
     .scalar_subquery()
 )
@@ -288,7 +288,7 @@ def _view(row: Any, attempts: tuple[AttemptView, ...] = (), progress: Progress |
         parameters=json.loads(row.parameters),
         result=None if row.result is None else json.loads(row.result),
         attempt=row.attempt,
-        # each release has raised the row's limit by one
+        # each of these has raised the row's limit by one
         max_attempts=row.max_attempts - row.released,
         released=row.released,
         accepted_at=from_micros(row.accepted_at),

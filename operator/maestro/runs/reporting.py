@@ -10,6 +10,7 @@ from uuid import UUID
 
 from maestro.runs import lifecycle
 from maestro.runs.changes import Changes, Tracked
+from maestro.runs.company import Company
 from maestro.runs.database import Sql, Transaction, as_json, clean
 from maestro.runs.lifecycle import End, Event, Happening, Step
 from maestro.runs.model import RunState, to_micros
@@ -69,6 +70,7 @@ class _Reporting:
         self._here = here
         self._transaction = changes.transaction
         self._now = changes.now
+        self._company = Company(changes)
         self._logs: list[dict[str, Any]] = []
         self._progress: dict[int, dict[str, Any]] = {}
         self._unknown: dict[UUID, dict[str, Any]] = {}
@@ -117,6 +119,8 @@ class _Reporting:
             job_pod=item.job_pod,
             poll=item.op == "poll",
         )
+        if event is Event.START and tracked.run.state == lifecycle.Q:
+            happening.company, happening.barred = self._company.of_start(tracked, happening.worker)
         if event is Event.FINISH or event is Event.JOB_ENDED:
             happening.end = _end_of(item)
             happening.error = _error_of(item)
@@ -216,6 +220,7 @@ class _Reporting:
                 heartbeat_timeout=policy.heartbeat_timeout,
                 timeout=policy.timeout,
                 cancellation_requested=step.cancel,
+                alone=tracked.run.alone == lifecycle.ALONE or None,
             )
         heartbeat = _EVENTS[item.op] is Event.HEARTBEAT and step.status == 200
         return ReportAnswer(

@@ -73,7 +73,8 @@ class Report:
 @dataclass(slots=True)
 class ReportAnswer:
     """`status` as an HTTP code: 200, 403 `NotYourRun`, 404 `UnknownRun`, 409 with a `reason` (`running`, `ended`,
-    `notDue`, `fenced`, `notRunning`)."""
+    `notDue`, `fenced`, `notRunning`), 429 for a start that has to wait: `alone` (until its worker's pod has nothing
+    else in hand), `barred` (until the Run that must be alone there has ended)."""
 
     status: int
     reason: str | None = None
@@ -83,6 +84,8 @@ class ReportAnswer:
     heartbeat_timeout: float | None = None
     timeout: float | None = None
     cancellation_requested: bool | None = None
+    alone: bool | None = None
+    """The Run was lost together with others: nothing may run beside it in its pod."""
     accepted: bool | None = None
     """Older contract: False for a `canceled` that was refused (answered 200 all the same)."""
 

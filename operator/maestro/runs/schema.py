@@ -102,6 +102,7 @@ run = Table(
     Column("result", Text),
     Column("error_class", Text),
     Column("message", Text),
+    Column("alone", SmallInteger, nullable=False, server_default="0"),
 )
 
 
@@ -117,6 +118,7 @@ _index("run_parked", "automation_id", "seq", where="ready = 0 AND state IN (1, 4
 _index("run_held", "solution_id", "seq", where="state = 0")
 _index("run_queued", "automation_id", "pub", where="state = 2")
 _index("run_holder", "automation_id", "holder", where="state = 3")
+_index("run_alone", "automation_id", where="alone = 1 AND state IN (2, 3)")
 _index("run_alarm", "alarm_at", where="alarm_at IS NOT NULL")
 _index("run_ended", "automation_id", "state", "seq", where="state >= 5")
 _index("run_key_flight", "automation_id", "ckey", where="ckey IS NOT NULL AND state IN (2, 3, 4)", unique=True)

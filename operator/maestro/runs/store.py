@@ -310,15 +310,19 @@ class RunStore:
         *,
         automation: int | None = None,
         before: datetime | None = None,
+        told: bool = False,
         epoch: int | None = None,
     ) -> int:
-        """Attempts that this pod held (`before`: that began until then) are lost now. Returns how many."""
+        """Attempts that this pod held (`before`: that began until then) are lost now. Returns how many.
+
+        Several that are lost together cost nothing, and each of these Runs runs alone next. `told`: the pod had been
+        told to stop; what it still held was given back, and costs nothing either."""
 
         def write(transaction: Transaction) -> int:
             dispatch.fence(transaction, epoch)
             of = [automation] if automation is not None else [known.pk for known in self._registry.everything()]
             until = to_micros(before if before is not None else self._clock())
-            return alarms.pod_gone(self.changes(transaction), pod_uid, of, until)
+            return alarms.pod_gone(self.changes(transaction), pod_uid, of, until, told=told)
 
         return await self.write(write)
 

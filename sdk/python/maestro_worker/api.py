@@ -11,17 +11,20 @@ from maestro_worker.errors import UsageError
 
 PATH = "/api/v1/worker/reports"
 _RETRIED_WITH_A_SMALLER_BODY = (400, 413, 422)
+_NOT_SENT = (UsageError, urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
 
 
 class ApiAway(Exception):  # noqa: N818 - a state
     """The API gave no usable answer; the same request may be sent again.
 
-    `retry_after` are the seconds that it asked for, if it did.
+    `retry_after` are the seconds that it asked for, if it did; `unheard`: nothing of the request was taken in. (Where
+    only the answer was lost, a Run may have been started.)
     """
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, unheard: bool = False) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.unheard = unheard
 
 
 class ReportsApi:
@@ -55,7 +58,7 @@ class ReportsApi:
             headers = {"Content-Type": "application/json", **self._credentials()}
             response = self._pool.request("POST", self._url, body=wire.body(items), headers=headers, redirect=False)
         except (urllib3.exceptions.HTTPError, UsageError) as error:
-            raise ApiAway(_reason(error)) from None
+            raise ApiAway(_reason(error), unheard=isinstance(error, _NOT_SENT)) from None
         if response.status == 200:
             try:
                 return wire.answers(response.data, len(items))
@@ -63,7 +66,8 @@ class ReportsApi:
                 raise ApiAway(f"{PATH} answered something else: {error}") from None
         if response.status in _RETRIED_WITH_A_SMALLER_BODY:
             return self._halves(items, response.status)
-        raise ApiAway(f"the API answered {response.status}", _retry_after(response.headers.get("Retry-After")))
+        retry_after = _retry_after(response.headers.get("Retry-After"))
+        raise ApiAway(f"the API answered {response.status}", retry_after, unheard=response.status < 500)
 
     def close(self) -> None:
         """Close the connection."""
@@ -74,7 +78,11 @@ class ReportsApi:
         if len(items) == 1:
             return [{"status": status, "reason": "InvalidReport", "message": "the API refused the report"}]
         middle = len(items) // 2
-        return self.send(items[:middle]) + self.send(items[middle:])
+        first = self.send(items[:middle])
+        try:
+            return first + self.send(items[middle:])
+        except ApiAway as error:
+            raise ApiAway(str(error), error.retry_after) from None  # the first half was heard
 
 
 def _reason(error: Exception) -> str:

@@ -34,6 +34,8 @@ GATHER = 0.001
 """Seconds that an end waits for others while Runs are quick."""
 LONGEST_HEARTBEAT = 10.0
 DEFAULT_HEARTBEAT_TIMEOUT = 300.0
+ASK_AGAIN = 2.0
+"""Seconds until a start is said again that was told to wait; sooner when nothing else is in hand any more."""
 INTERRUPT_GRACE = 1.0
 """Seconds between telling the functions to give up and handing their Runs back."""
 
@@ -89,6 +91,8 @@ class _Hand:
     handed_back: bool = False
     outcome: Outcome | None = None
     refused: bool = False
+    doubtful: bool = False
+    """Its start may have been heard although no answer to it came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -161,6 +165,10 @@ class Engine:
         self._touched_since = 0.0
         self._outbox: deque[_Item] = deque()
         self._request: list[_Item] = []  # in flight; kept as it is until it was answered
+        self._held: list[_Item] = []  # starts that were told to wait
+        self._ask_at = float("inf")
+        self._alone: _Hand | None = None  # runs here alone, or waits until nothing else does
+        self._to_return: list[Delivery] = []
         self._to_run: list[Run] = []
         self._to_settle: dict[int, tuple[list[int], list[int]]] = {}
         self._backoff = Backoff()
@@ -211,7 +219,7 @@ class Engine:
 
     def _done(self) -> bool:
         if self._in_hand or self._request or self._outbox:
-            return False
+            return False  # a start that waits is in hand too
         return self._draining or (self._once and not self._waiting and not self._parked)
 
     def _take_events(self, patience: float) -> None:
@@ -237,7 +245,7 @@ class Engine:
         """When the next request should go; infinity when there is nothing to say."""
         if self._request or self._outbox or (self._waiting and self._may_start() and not self._draining):
             return self._send_at
-        due = self._next_beat
+        due = min(self._next_beat, self._ask_at)
         if self._touched:
             due = min(due, self._touched_since + LINGER)
         return max(due, self._send_at)
@@ -252,14 +260,15 @@ class Engine:
             self._api_away(error)
             return
         self._api_back()
-        self._take_gathered_events()  # a Stop that came meanwhile counts before a start's answer does
         request, self._request = self._request, []
+        self._take_gathered_events()  # a Stop that came meanwhile counts before a start's answer does
         for item, answer in zip(request, answers, strict=True):
             item.answered(item, answer)
         self._hand_out()
 
     def _fill_request(self, now: float) -> None:
         """Put everything that there is to say into the next request."""
+        self._ask_again(now)
         self._begin_starts()
         self._beat(now)
         for hand in self._touched.values():
@@ -278,6 +287,10 @@ class Engine:
             self._away_since = now
             logger.warning("Maestro's API is away, what is to be reported waits: %s", error)
         self._send_at = now + max(self._backoff.pause(), error.retry_after or 0.0)
+        for item in self._request:
+            item.hand.doubtful |= not error.unheard
+        if self._draining:
+            self._give_back()
 
     def _api_back(self) -> None:
         if self._away_since is not None:
@@ -329,16 +342,18 @@ class Engine:
         hand.stale = False
 
     def _mind_the_limit(self, now: float) -> None:
-        """Hold as many messages as make sense now."""
-        unstarted: list[Delivery] = []
+        """Hold as many messages as make sense now: none beside a Run that is, or has to be, alone."""
         if self._draining:
             return
-        if now >= self._stuck_at():
-            unstarted = [*self._waiting]
+        unstarted, self._to_return = self._to_return, []
+        stuck = now >= self._stuck_at()
+        if stuck or self._alone is not None:
+            unstarted += self._waiting
             self._waiting.clear()
+        if stuck or (self._alone is not None and not self._alone.running):
             self._take_back_started()
             self._ahead.stuck()
-        limit = max(self._ahead.messages - self._stale, 0)
+        limit = max(self._ahead.messages - self._stale, 0) if self._alone is None else 0
         if unstarted or limit != self._limit:
             self._limit = limit
             self._transport.set_limit(limit, unstarted)
@@ -374,13 +389,23 @@ class Engine:
         unstarted = [*self._waiting, *(item for parked in self._parked.values() for item in parked)]
         self._waiting.clear()
         self._parked.clear()
-        starts = [item for item in self._outbox if item.answered == self._start_answered]
-        for item in starts:
-            self._outbox.remove(item)
-            self._starting -= 1
-            del self._in_hand[item.hand.job]
-            unstarted.append(item.hand.delivery)
+        for items in (self._outbox, self._request, self._held):
+            for item in [*items]:
+                if item.answered == self._start_answered and not item.hand.doubtful:
+                    items.remove(item)
+                    self._forget_start(item.hand)
+        unstarted += self._to_return
+        self._to_return = []
         self._transport.stop_taking(unstarted)
+
+    def _forget_start(self, hand: _Hand) -> None:
+        """It wasn't started, and its message goes back to the queue."""
+        self._starting -= 1
+        del self._in_hand[hand.job]
+        self._refreshed(hand)
+        if self._alone is hand:
+            self._alone = None
+        self._to_return += [hand.delivery, *self._parked.pop(hand.job, ())]
 
     # -- starts ------------------------------------------------------------------------------------------------------
 
@@ -405,11 +430,15 @@ class Engine:
             self._outbox.append(_Item(start, hand, self._start_answered))
 
     def _may_start(self) -> bool:
-        return self._starting + self._running < self._ahead.starts
+        return self._alone is None and self._starting + self._running < self._ahead.starts
 
     def _start_answered(self, item: _Item, answer: Answer) -> None:
         hand = item.hand
+        if answer["status"] == 429:
+            self._wait_with(item, answer.get("reason"))
+            return
         if _again(answer):
+            hand.doubtful = True
             self._repeat(item)
             return
         self._starting -= 1
@@ -421,6 +450,28 @@ class Engine:
                 logger.warning("Run %s can't be started: %s", hand.job, _said(answer))
             self._tell(hand.job, answer.get("reason") or str(answer["status"]))
             self._let_go(hand, reject=refused)
+
+    def _wait_with(self, item: _Item, reason: str | None) -> None:
+        """A Run that has to be alone in its pod, or another beside it, can't be started yet."""
+        others = self._alone is not None and self._alone is not item.hand
+        if self._draining or others:
+            # Here it would only wait. The queue has it for another worker.
+            self._forget_start(item.hand)
+            if self._draining:
+                self._give_back()
+            return
+        if reason == "alone":
+            if self._alone is None:
+                logger.info("Run %s has to run alone: it waits until nothing else is in hand", item.hand.job)
+            self._alone = item.hand
+        self._held.append(item)
+        self._ask_at = min(self._ask_at, self._now + ASK_AGAIN)
+
+    def _ask_again(self, now: float) -> None:
+        if now >= self._ask_at:
+            self._ask_at = float("inf")
+            self._outbox.extend(self._held)
+            self._held.clear()
 
     def _started(self, hand: _Hand, answer: Answer) -> None:
         message = hand.delivery.message
@@ -438,6 +489,8 @@ class Engine:
         if self._draining:
             self._hand_back(hand)
             return
+        if answer.get("alone"):
+            self._alone = hand
         if answer.get("cancellation_requested"):
             self._cancel(hand)
         patience = answer.get("heartbeat_timeout") or DEFAULT_HEARTBEAT_TIMEOUT
@@ -593,6 +646,10 @@ class Engine:
     def _let_go(self, hand: _Hand, *, reject: bool = False) -> None:
         del self._in_hand[hand.job]
         self._refreshed(hand)
+        if self._alone is hand:
+            self._alone = None
+        elif self._held and len(self._in_hand) == 1:
+            self._ask_at = self._now
         self._settle(hand.delivery, reject=reject)
         self._waiting.extend(self._parked.pop(hand.job, ()))
 

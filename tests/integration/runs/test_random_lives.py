@@ -24,7 +24,7 @@ from maestro.runs.model import NewRun, RunPolicy, to_micros
 WORKERS = ("pod-1/a", "pod-1/b", "pod-2/a")
 COMPARED = (
     *("state", "attempt", "max_attempts", "pub", "returns", "holder", "holder_pub", "slot", "due_at", "lease_at"),
-    *("deadline_at", "expires_at", "cancel_at", "cancel_why", "reason", "end_report", "started_at"),
+    *("deadline_at", "expires_at", "cancel_at", "cancel_why", "reason", "end_report", "started_at", "alone"),
 )
 FINISHES = {
     End.OK: {"status": "completed"},
@@ -56,6 +56,7 @@ class Lives(RuleBasedStateMachine):
         self.keys: dict[UUID, int] = {}
         self.attempts: dict[tuple[UUID, int], tuple[str | None, str]] = {}
         self.messages: list[tuple[UUID, int]] = []
+        self.asked: dict[UUID, int] = {}
         self.ends: dict[UUID, int] = {}
 
     # -- the model ---------------------------------------------------------------------------------------------------
@@ -108,9 +109,53 @@ class Lives(RuleBasedStateMachine):
     def deliver(self, data: st.DataObject, worker: str, redelivered: bool) -> None:
         """Any copy that was ever published, whether it was delivered before or not."""
         id_, pub = data.draw(st.sampled_from(self.messages))
+        happening = Happening(Event.START, worker=worker, pub=pub, redelivered=redelivered)
+        happening.company, happening.barred = self.company(id_, worker)
         answer = self.world.start(id_, worker, pub=pub, epoch=self.world.epoch, redelivered=redelivered)
-        step = self.happen(id_, Happening(Event.START, worker=worker, pub=pub, redelivered=redelivered))
+        step = self.happen(id_, happening)
         assert (answer.status, answer.attempt) == (step.status, step.attempt)
+        if step.status == 429 and self.model[id_].alone == lifecycle.ALONE:
+            self.asked[id_] = self.now
+
+    def company(self, id_: UUID, worker: str) -> tuple[bool, bool]:
+        """What a start of this worker finds: others in its pod, one there that has to be alone."""
+        if self.model[id_].state != lifecycle.Q:
+            return False, False
+        pod = worker.partition("/")[0]
+        there = [
+            (other, run) for other, run in self.model.items() if other != id_ and (run.holder or "").startswith(pod)
+        ]
+        if self.model[id_].alone == lifecycle.ALONE:
+            return any(run.state == lifecycle.R for _, run in there), False
+        return False, any(
+            run.state == lifecycle.R
+            or (run.state == lifecycle.Q and run.holder_pub == run.pub and self.now - self.asked[other] < 10_000_000)
+            for other, run in there
+            if run.alone == lifecycle.ALONE
+        )
+
+    @rule(data=st.data(), worker=workers)
+    def deliver_many(self, data: st.DataObject, worker: str) -> None:
+        """One request: two Runs' starts, and the end of one that the worker has."""
+        from maestro.runs.reports import Report
+
+        reports, expected = [], []
+        mine = [id_ for id_, run in self.model.items() if (run.state, run.holder) == (lifecycle.R, worker)]
+        if mine:
+            reports.append(Report("finish", mine[0], worker, self.model[mine[0]].attempt, status="completed"))
+            end = Happening(Event.FINISH, worker=worker, attempt=self.model[mine[0]].attempt, end=End.OK)
+            expected.append(self.happen(mine[0], end).status)
+        queued = [id_ for id_, run in self.model.items() if run.state == lifecycle.Q]
+        for id_ in data.draw(st.permutations(queued))[:2]:
+            pub = self.model[id_].pub
+            reports.append(Report("start", id_, worker, pub=pub, epoch=self.world.epoch))
+            happening = Happening(Event.START, worker=worker, pub=pub)
+            happening.company, happening.barred = self.company(id_, worker)
+            step = self.happen(id_, happening)
+            expected.append(step.status)
+            if step.status == 429 and self.model[id_].alone == lifecycle.ALONE:
+                self.asked[id_] = self.now
+        assert [answer.status for answer in self.world.do(self.world.store.reports(reports))] == expected
 
     @precondition(lambda self: self.model)
     @rule(data=st.data(), worker=workers, end=st.sampled_from(list(FINISHES)), attempt=st.integers(1, 3))
@@ -168,7 +213,7 @@ class Lives(RuleBasedStateMachine):
         self.world.do(self.world.store.unpublished(self.world.epoch, [Unpublished(seq, pub, "NoQueue")]))
         self.happen(id_, Happening(Event.RETURN, pub=pub, reason="NoQueue"))
 
-    @rule(seconds=st.sampled_from([1, 6, 31, 61, 301]))
+    @rule(seconds=st.sampled_from([1, 6, 11, 31, 61, 301]))
     def time_passes(self, seconds: int) -> None:
         self.world.advance(seconds)
         for _ in range(20):
@@ -178,16 +223,35 @@ class Lives(RuleBasedStateMachine):
             )
             if not self.world.due().handled:
                 return
-            for (seq,) in alarms:
-                self.happen(self.seqs[seq], Happening(Event.ALARM))
+            self.ring([self.seqs[seq] for (seq,) in alarms])
         raise AssertionError("the alarms never end")
 
-    @rule(pod=st.sampled_from(["pod-1", "pod-2"]))
-    def pod_ends(self, pod: str) -> None:
-        self.world.do(self.world.store.pod_gone(pod, automation=self.automation))
-        for id_, run in self.model.items():
-            if run.state == lifecycle.R and (run.holder or "").startswith(f"{pod}/"):
-                self.happen(id_, Happening(Event.POD_GONE))
+    def ring(self, alarms: list[UUID]) -> None:
+        """Leases of one worker that run out while it has others in hand are lost in company."""
+        silent: dict[str, list[UUID]] = defaultdict(list)
+        for id_ in alarms:
+            if lifecycle.lease_ran_out(self.model[id_], self.now):
+                silent[self.model[id_].holder or ""].append(id_)
+        in_company: set[UUID] = set()
+        for holder, lost in silent.items():
+            held = [id_ for id_, run in self.model.items() if (run.state, run.holder) == (lifecycle.R, holder)]
+            if len(held) > 1:
+                in_company.update(lost)
+                for id_ in set(held).difference(lost):
+                    self.happen(id_, Happening(Event.NEIGHBOR_LOST))
+        for id_ in alarms:
+            self.happen(id_, Happening(Event.ALARM, company=id_ in in_company))
+
+    @rule(pod=st.sampled_from(["pod-1", "pod-2"]), told=st.booleans())
+    def pod_ends(self, pod: str, told: bool) -> None:
+        self.world.do(self.world.store.pod_gone(pod, automation=self.automation, told=told))
+        held = [
+            id_
+            for id_, run in self.model.items()
+            if run.state == lifecycle.R and (run.holder or "").startswith(f"{pod}/")
+        ]
+        for id_ in held:
+            self.happen(id_, Happening(Event.POD_GONE, company=len(held) > 1, told=told))
 
     @rule()
     def gateway_shuts(self) -> None:
@@ -213,6 +277,18 @@ class Lives(RuleBasedStateMachine):
         for seq, *values in rows:
             run = self.model[self.seqs[seq]]
             assert dict(zip(COMPARED, values, strict=True)) == {name: getattr(run, name) for name in COMPARED}
+
+    @invariant()
+    def who_must_be_alone_is(self) -> None:
+        for run in self.model.values():
+            if run.state == lifecycle.R and run.alone == lifecycle.ALONE:
+                pod = (run.holder or "").partition("/")[0]
+                there = [
+                    other
+                    for other in self.model.values()
+                    if other.state == lifecycle.R and (other.holder or "").startswith(pod)
+                ]
+                assert there == [run]
 
     @invariant()
     def no_end_is_ever_changed(self) -> None:

@@ -63,9 +63,35 @@ def test_kill_9_of_a_worker_loses_no_run(world: World) -> None:
     world.wait_for_empty_queue()
     ended = world.marked("ended")
     assert {job: len(marks) for job, marks in ended.items()} == dict.fromkeys(jobs, 1), "nothing is finished twice"
-    lost = [job for job in in_hand if world.maestro.run(job)["retryCount"]]
-    assert lost, "what the victim had in hand costs an attempt"
-    assert {world.maestro.run(job)["attempts"][0]["reason"] for job in lost} == {"WorkerLost"}
+    runs = [world.maestro.run(job) for job in in_hand]
+    assert {run["attempts"][0]["reason"] for run in runs if len(run["attempts"]) > 1} == {"WorkerLost"}
+    assert {run["retryCount"] for run in runs} == {0}, "lost together: which of them killed it isn't known"
+
+
+def test_a_run_that_kills_its_worker_costs_its_neighbors_nothing(make_world: Callable[..., World]) -> None:
+    world = make_world(max_attempts=2)
+    workers = [world.worker("worker-0", "kills")]
+    jobs = world.submit(4, poison=3)
+    until(lambda: not workers[-1].alive(), "the poison kills the first worker")
+    (world.marks / "go").touch()
+
+    def failed() -> bool:
+        if not workers[-1].alive():
+            workers.append(world.worker(f"worker-{len(workers)}", "kills"))
+        return bool(world.maestro.run(jobs[3])["state"] == "Failed")
+
+    until(failed, "the poison has used up its attempts")
+    if not workers[-1].alive():
+        workers.append(world.worker(f"worker-{len(workers)}", "kills"))
+    world.maestro.wait_for(jobs[:3])
+    poison = world.maestro.run(jobs[3])
+    assert [attempt["outcome"] for attempt in poison["attempts"]] == ["lostTogether", "lost", "failed"]
+    assert (poison["reason"], poison["retryCount"]) == ("WorkerLost", 1)
+    for job in jobs[:3]:
+        run = world.maestro.run(job)
+        assert [attempt["outcome"] for attempt in run["attempts"]] == ["lostTogether", "succeeded"]
+        assert run["retryCount"] == 0
+    world.wait_for_empty_queue()
 
 
 def test_a_restart_of_the_broker_interrupts_no_run(world: World) -> None:

@@ -78,3 +78,39 @@ def test_an_evicted_pod_says_why() -> None:
     end = pod_end(pod(), evicted)
     assert end is not None
     assert (end.reason, end.exit_code) == ("Evicted", None)
+
+
+def deleting(pod: dict[str, Any], *, by: str, grace: int = 30) -> dict[str, Any]:
+    pod["metadata"] |= {"deletionTimestamp": by, "deletionGracePeriodSeconds": grace}
+    return pod
+
+
+class TestToldToStop:
+    def test_a_pod_that_was_deleted_and_then_went(self) -> None:
+        end = pod_end(deleting(pod(), by="2026-01-01T10:00:30Z"), None)
+        assert end is not None
+        assert end.told
+
+    def test_one_that_was_killed_at_the_end_of_its_grace(self) -> None:
+        killed = terminated()
+        killed["terminated"]["reason"] = "Error"
+        end = pod_end(pod(), deleting(pod("Failed", killed), by="2026-01-01T10:00:00Z"))
+        assert end is not None
+        assert end.told
+
+    def test_not_one_that_ran_out_of_memory_meanwhile(self) -> None:
+        end = pod_end(pod(), deleting(pod("Failed", terminated()), by="2026-01-01T10:00:00Z"))
+        assert end is not None
+        assert not end.told
+
+    def test_not_one_that_had_ended_before(self) -> None:
+        crashed = terminated()
+        crashed["terminated"]["reason"] = "Error"
+        end = pod_end(pod(), deleting(pod("Failed", crashed), by="2026-01-01T10:00:31Z"))
+        assert end is not None
+        assert not end.told
+
+    def test_not_one_that_went_by_itself(self) -> None:
+        end = pod_end(pod(), pod("Failed", terminated()))
+        assert end is not None
+        assert not end.told

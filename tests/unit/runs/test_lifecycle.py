@@ -9,7 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maestro.runs import lifecycle
-from maestro.runs.lifecycle import C, End, Event, F, H, Happening, P, Q, R, Run, S, Step, T, apply, step
+from maestro.runs.lifecycle import (
+    ALONE,
+    IN_DOUBT,
+    SHARES,
+    C,
+    End,
+    Event,
+    F,
+    H,
+    Happening,
+    P,
+    Q,
+    R,
+    Run,
+    S,
+    Step,
+    T,
+    apply,
+    step,
+)
 from maestro.runs.model import RunPolicy, micros
 
 NOW = micros(1_000_000)
@@ -287,6 +306,76 @@ class TestClock:
         apply(run, does(run, Event.ALARM).changes)
         assert (run.state, run.ready, run.due_at) == (P, 1, None)
         assert goes_to(run_in(T, due_at=NOW + 1), Event.ALARM) == T
+
+
+class TestLostTogether:
+    def test_none_of_several_is_charged_and_each_runs_alone_next(self) -> None:
+        run = run_in(R, attempt=3)
+        result = does(run, Event.POD_GONE, company=True)
+        apply(run, result.changes)
+        assert (run.state, run.due_at, run.alone, run.max_attempts) == (T, NOW, ALONE, 4)
+        assert result.attempt_end is not None
+        assert result.attempt_end.outcome == "lostTogether"
+
+    def test_one_that_ran_alone_is_charged(self) -> None:
+        for company in (False, True):
+            run = run_in(R, alone=ALONE)
+            apply(run, does(run, Event.POD_GONE, company=company).changes)
+            assert (run.state, run.max_attempts, run.alone) == (T, 3, ALONE)
+            assert goes_to(run_in(R, alone=ALONE, attempt=3), Event.POD_GONE, company=company) == F
+
+    def test_leases_of_one_worker_that_run_out_one_after_the_other(self) -> None:
+        first, second = run_in(R, lease_at=NOW), run_in(R, lease_at=NOW + 1)
+        apply(first, does(first, Event.ALARM, company=True).changes)
+        apply(second, does(second, Event.NEIGHBOR_LOST).changes)
+        assert (first.state, first.alone, second.alone) == (T, ALONE, IN_DOUBT)
+        apply(second, step(second, Happening(Event.ALARM), POLICY, NOW + 1).changes)
+        assert (second.state, second.alone, second.max_attempts) == (T, ALONE, 4)
+
+    @pytest.mark.parametrize("event", [Event.RELEASE, Event.FINISH])
+    def test_a_doubt_ends_with_the_attempt(self, event: Event) -> None:
+        run = run_in(R, alone=IN_DOUBT)
+        apply(run, does(run, event, worker=ME, attempt=1, end=End.TECHNICAL).changes)
+        assert run.alone == SHARES
+
+    def test_who_was_alone_and_failed_without_taking_its_worker_down_may_share_again(self) -> None:
+        run = run_in(R, alone=ALONE)
+        apply(run, does(run, Event.FINISH, worker=ME, attempt=1, end=End.TECHNICAL).changes)
+        assert (run.state, run.alone) == (T, SHARES)
+
+    def test_who_must_be_alone_waits_with_a_busy_worker_which_then_takes_nothing_else(self) -> None:
+        run = run_in(Q, alone=ALONE)
+        result = does(run, Event.START, worker=ME, pub=6, company=True)
+        apply(run, result.changes)
+        assert (run.state, result.status, result.reason) == (Q, 429, "alone")
+        assert (run.holder, run.holder_pub, run.attempt) == (ME, 7, 0)
+        assert goes_to(run, Event.START, worker=ME, pub=7) == R
+
+    def test_others_wait_beside_it(self) -> None:
+        run = run_in(Q)
+        result = does(run, Event.START, worker=ME, pub=7, barred=True)
+        assert (result.changes, result.status, result.reason) == ({}, 429, "barred")
+        assert does(run_in(Q, cancel_at=NOW), Event.START, worker=ME, barred=True).reason == "ended"
+
+    @pytest.mark.parametrize("more", [{"barred": True}, {"company": True, "alone": ALONE}])
+    def test_the_older_contract_cannot_wait_so_the_run_goes_again(self, more: dict[str, Any]) -> None:
+        run = run_in(Q, alone=more.pop("alone", SHARES))
+        result = does(run, Event.START, worker=ME, older=True, **more)
+        apply(run, result.changes)
+        assert (run.state, result.status, result.reason, run.due_at) == (P, 409, "notDue", NOW + micros(1))
+
+    def test_but_not_for_ever(self) -> None:
+        run = run_in(Q, alone=ALONE, returns=lifecycle.MOST_RETURNS)
+        assert goes_to(run, Event.START, worker=ME, older=True, company=True) == R
+
+    @pytest.mark.parametrize("alone", [SHARES, ALONE, IN_DOUBT])
+    def test_a_pod_that_was_told_to_stop_gives_everything_back(self, alone: int) -> None:
+        run = run_in(R, attempt=3, alone=alone)
+        result = does(run, Event.POD_GONE, told=True, company=True)
+        apply(run, result.changes)
+        assert (run.state, run.ready, run.max_attempts, run.alone) == (P, 1, 4, ALONE if alone == ALONE else SHARES)
+        assert result.attempt_end is not None
+        assert result.attempt_end.outcome == "released"
 
 
 @pytest.mark.parametrize("returns", [0, 1, 5, 6, 100])

@@ -517,3 +517,87 @@ def test_what_cannot_be_reported_before_the_end_is_said(gate: Gate, caplog: pyte
         until(world.joined, patience=15.0)
     assert world.complete is False
     assert "1 Runs could not be reported" in caplog.text
+
+
+# -- a Run that has to be alone ----------------------------------------------------------------------------------------
+
+
+def test_a_run_that_must_be_alone_waits_for_what_is_in_hand_and_takes_nothing_beside_it(gate: Gate) -> None:
+    with World(gate.worker, concurrency=3) as world:
+        world.run("a")
+        until(lambda: gate.inside == ["a"])
+        world.api.answers.append(("start", answer(429, "alone")))
+        world.run("suspect")
+        until(lambda: world.transport.limits[-1:] == [0])
+        world.run("b")
+        until(lambda: world.transport.returned == ["b"])
+        world.api.answers.append(("start", answer(200, attempt=2, parameters={}, alone=True)))
+        gate.open.set()
+        until(lambda: len(world.transport.done) == 2)
+        until(lambda: world.transport.limits[-1:] == [3])
+    assert [item["job"] for item in world.api.said("start")] == ["a", "suspect", "suspect"]
+    assert [item["job"] for item in world.api.said("finish")] == ["a", "suspect"]
+
+
+def test_while_a_run_is_alone_nothing_else_is_begun(gate: Gate) -> None:
+    with World(gate.worker, concurrency=3) as world:
+        world.api.gate.clear()
+        world.api.answers.append(("start", answer(200, attempt=2, parameters={}, alone=True)))
+        world.run("suspect")
+        until(lambda: world.engine._request)
+        world.run("b")
+        world.api.gate.set()
+        until(lambda: gate.inside == ["suspect"])
+        until(lambda: world.transport.returned == ["b"])
+        world.api.states["b"] = "Queued"
+        gate.open.set()
+        until(lambda: world.transport.limits[-1:] == [3])
+        world.deliver("b")
+        until(lambda: len(world.transport.done) == 2)
+    assert gate.inside == ["suspect", "b"]
+
+
+def test_what_is_barred_by_another_process_of_the_pod_asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maestro_worker.engine.ASK_AGAIN", 0.01)
+    with World(double) as world:
+        world.api.answers += [("start", answer(429, "barred")), ("start", answer(429, "barred"))]
+        world.run("a", number=1)
+        until(lambda: world.transport.done)
+    assert len(world.api.said("start")) == 3
+
+
+@pytest.mark.parametrize("reason", ["alone", "barred"])
+def test_a_start_that_waits_goes_back_at_a_stop(gate: Gate, reason: str) -> None:
+    with World(gate.worker) as world:
+        world.run("a")
+        until(lambda: gate.inside)
+        world.api.answers.append(("start", answer(429, reason)))
+        world.run("b")
+        until(lambda: world.engine._held)
+        world.stop()
+        until(lambda: "b" in (world.transport.returned or []))
+        gate.open.set()
+        until(world.joined)
+    assert world.complete
+
+
+def test_a_start_that_nobody_heard_does_not_hold_up_the_stop(gate: Gate) -> None:
+    with World(gate.worker, drain_timeout=600.0) as world:
+        world.api.unheard = world.api.away = True
+        world.run("a")
+        until(lambda: world.engine._away_since)
+        world.stop()
+        until(world.joined)
+    assert world.complete
+    assert world.transport.returned == ["a"]
+
+
+def test_a_start_that_may_have_been_heard_does(gate: Gate) -> None:
+    with World(gate.worker, drain_timeout=600.0) as world:
+        world.api.loses_answers = 1
+        world.run("a")
+        until(lambda: world.engine._away_since)
+        world.stop()
+        until(world.joined)
+    assert world.transport.returned == []
+    assert world.api.states["a"] == "Pending", "it was handed back"

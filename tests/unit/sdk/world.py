@@ -45,6 +45,7 @@ class Api:
     fenced: set[str] = field(default_factory=set)
     answers: list[tuple[str, Answer]] = field(default_factory=list)
     away: bool = False
+    unheard: bool = False
     loses_answers: int = 0
     heartbeat_timeout: float = 300.0
     gate: threading.Event = field(default_factory=threading.Event)
@@ -55,7 +56,7 @@ class Api:
     def send(self, items: Sequence[bytes]) -> list[Answer]:
         assert self.gate.wait(10)
         if self.away:
-            raise ApiAway("not here")
+            raise ApiAway("not here", unheard=self.unheard)
         decoded = [json.loads(item) for item in items]
         self.items += decoded
         self.requests.append(len(decoded))
