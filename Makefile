@@ -45,6 +45,10 @@ test: setup ## Every test: unit, integration, end to end on a real node
 	$(PY) -m pytest tests/unit tests/integration tests/cluster tests/performance -n 2 --dist loadfile
 	$(PY) -m pytest tests/e2e
 
+.PHONY: scale-downs
+scale-downs: setup ## Twenty scale-downs under load on the node: no Run may lose an attempt
+	MAESTRO_SCALE_DOWNS=20 $(PY) -m pytest tests/e2e/test_scaling.py -k under_load -s
+
 .PHONY: generate
 generate: setup build/bin/helm ## Render what is rendered: CRDs, the chart's copy of them, manifests/install.yaml
 	$(VENV)/bin/maestro crds

@@ -52,6 +52,22 @@ def test_the_account_reads_no_other_secret_by_an_empty_patch(maestro: Cluster, n
         maestro.kubectl("-n", namespace, "patch", "secret", "theirs", "-p", "{}", "--dry-run=server", ACCOUNT)
 
 
+def test_the_account_annotates_pods_but_changes_nothing_that_they_run(maestro: Cluster, namespace: str) -> None:
+    container = {"name": "c", "image": "registry.k8s.io/pause:3.10"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "theirs", "namespace": namespace}}
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    spec = {
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{**container, "securityContext": security}],
+    }
+    maestro.kubectl("create", "-f", "-", stdin=json.dumps({**pod, "spec": spec}))
+    patch = ("-n", namespace, "patch", "pod", "theirs", "--type=merge", ACCOUNT, "-p")
+    maestro.kubectl(*patch, json.dumps({"metadata": {"annotations": {"maestro-operator.io/busy": ""}}}))
+    other = {"spec": {"containers": [{**container, "image": "example.org/evil", "securityContext": security}]}}
+    with pytest.raises(CommandError, match="may annotate pods, never change what they run"):
+        maestro.kubectl(*patch, json.dumps(other))
+
+
 def test_nobody_else_writes_status(maestro: Cluster, namespace: str) -> None:
     maestro.kubectl("apply", "-f", "-", stdin=json.dumps({
         "apiVersion": "maestro-operator.io/v1alpha1", "kind": "Automation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from maestro.automation.pods import exited_cleanly, troubles
@@ -27,6 +27,10 @@ class PodIndex:
     def of(self, namespace: str, name: str) -> Sequence[Object]:
         """The pods of an Automation's Deployment."""
         return list(self._pods.get(ObjectKey(namespace, name), {}).values())
+
+    def everything(self) -> Iterator[Object]:
+        """The pods of all Deployments."""
+        return (pod for pods in self._pods.values() for pod in pods.values())
 
     def _changed(self, key: ObjectKey, old: Object | None, new: Object | None) -> None:
         for obj, present in ((old, False), (new, True)):

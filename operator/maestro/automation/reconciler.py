@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from maestro.automation.autoscale import Recommendations
 from maestro.automation.brokerwatch import BrokerWatch
+from maestro.automation.busypods import BusyPods, long_at_work
 from maestro.automation.claims import Claims
 from maestro.automation.credentials import new_password
 from maestro.automation.plan import plan
@@ -86,6 +87,8 @@ class AutomationReconciler:
         The cache of the objects themselves; own writes are entered there, so that they wake nobody.
     deployments, accounts
         Watches over the children.
+    busy
+        Knows which pods are at work.
     installation
         What stands in every Automation's objects; asked for each time, as the broker's address may come late.
     table
@@ -106,6 +109,7 @@ class AutomationReconciler:
         deployments: ChildWatch,
         accounts: ChildWatch,
         pods: Pods,
+        busy: BusyPods,
         broker: BrokerWatch,
         store: StoreWatch,
         claims: Claims,
@@ -121,6 +125,7 @@ class AutomationReconciler:
         self._deployments = deployments
         self._accounts = accounts
         self._pods = pods
+        self._busy = busy
         self._broker = broker
         self._store = store
         self._claims = claims
@@ -260,13 +265,17 @@ class AutomationReconciler:
         goes = not counts.paused and self._blocked_by(automation.solution_id) is None
         runs = counts.running + (counts.waiting - counts.held if goes else 0)
         live = self._deployments.cache.get(automation.metadata.namespace, automation.metadata.name)
-        return memory.recommendations.recommend(
+        now = self._clock()
+        recommended = memory.recommendations.recommend(
             runs=runs,
             per_pod=worker.autoscaling.runs_per_replica or worker.concurrency,
             delay=worker.autoscaling.scale_down_delay.seconds,
             present=int(live["spec"].get("replicas", 1)) if live is not None else 0,
-            now=self._clock(),
+            now=now,
         )
+        # A Run that has taken longer than a pod may drain would most likely be lost work: its pod stays.
+        pods = self._pods.of(automation.metadata.namespace, automation.metadata.name)
+        return max(recommended, long_at_work(pods, self._busy.last, worker.drain_timeout.seconds, now))
 
     # -- act
 
@@ -296,6 +305,8 @@ class AutomationReconciler:
         namespace = automation.metadata.namespace
         match action:
             case Apply(kind, body, digest, note):
+                if kind == DEPLOYMENT:
+                    await self._before_scaling(automation, int(body["spec"]["replicas"]))
                 live = await self._kube.apply(kind, namespace, body["metadata"]["name"], body)
                 memory.refusals.pop(kind.kind, None)
                 self._applied(kind, live, body, digest, memory)
@@ -322,6 +333,14 @@ class AutomationReconciler:
             case Unpause():
                 await self._store.unpause(automation.metadata.uid)
                 return None
+
+    async def _before_scaling(self, automation: Automation, replicas: int) -> None:
+        """Where some pods are about to go, and not all: idle ones first."""
+        meta = automation.metadata
+        live = self._deployments.cache.get(meta.namespace, meta.name)
+        key = self._store.key(meta.uid)
+        if live is not None and key is not None and 0 < replicas < int(live["spec"].get("replicas", 1)):
+            await self._busy.prefer_idle(key, self._pods.of(meta.namespace, meta.name))
 
     def _applied(self, kind: Kind, live: Object, body: Mapping[str, Any], digest: str, memory: _Memory) -> None:
         """Enter an own write in the cache, so that it wakes nobody; note where the API server shows it otherwise."""

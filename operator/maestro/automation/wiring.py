@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from maestro.automation.brokerwatch import BrokerWatch
+from maestro.automation.busypods import BusyPods
 from maestro.automation.claims import Claims
 from maestro.automation.installation import BrokerAdmin
 from maestro.automation.podends import PodEnds
@@ -24,6 +25,7 @@ from maestro.kube.errors import KubeError
 from maestro.kube.kinds import DEPLOYMENT, SECRET, SERVICE_ACCOUNT, ObjectKey
 from maestro.kube.pods import PodWatch
 from maestro.resources import names
+from maestro.runs.company import pod_loads
 from maestro.runs.store import RunStore
 from maestro.runtime.clock import Clock, utcnow
 from maestro.runtime.controller import Controller
@@ -124,12 +126,20 @@ class Automations:
             kube, feed.cache, store, self.broker, management, self.claims, clock=clock, epoch=self._epoch
         )
         gone_by(feed.cache, self.reaper.wake)
+        pods = PodIndex(self._pods.cache, lambda key: feed.queue.add_after(key, 0.5))
+        self.busy = BusyPods(
+            kube,
+            pods.everything,
+            lambda automation: store.read(lambda transaction: pod_loads(transaction, automation)),
+            clock=clock,
+        )
         self.reconciler = AutomationReconciler(
             kube,
             feed.cache,
             deployments=self._deployments,
             accounts=self._accounts,
-            pods=PodIndex(self._pods.cache, lambda key: feed.queue.add_after(key, 0.5)),
+            pods=pods,
+            busy=self.busy,
             broker=self.broker,
             store=self.store,
             claims=self.claims,
@@ -190,7 +200,14 @@ class Automations:
             if await sleep_unless(stop, _SYNC_POLL):
                 return
         await self._read_merge_rules()
-        await run_until(stop, self._controller.run(stop), self.reaper.run(stop), self.broker.run(stop), grace=10.0)
+        await run_until(
+            stop,
+            self._controller.run(stop),
+            self.reaper.run(stop),
+            self.broker.run(stop),
+            self.busy.run(stop),
+            grace=10.0,
+        )
 
     async def _read_merge_rules(self) -> None:
         try:

@@ -24,6 +24,12 @@ ANNOTATION_ENDED = f"{GROUP}/ended"
 """On the Job of a tick: how its Run's attempt ended; it is there once that was recorded."""
 ANNOTATION_RERUN = f"{GROUP}/rerun"
 ANNOTATION_DISPLAY_NAME = f"{GROUP}/display-name"
+ANNOTATION_BUSY = f"{GROUP}/busy"
+DO_NOT_DISRUPT = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""Annotations by which the usual autoscalers leave a pod, and so its node, alone."""
 
 BROKER_SECRET_TYPE = f"{GROUP}/broker"
 USERS_SECRET_TYPE = f"{GROUP}/users"

@@ -70,6 +70,8 @@ def job(
     if tick is not None:
         labels[names.LABEL_SCHEDULE] = tick.schedule
     base["metadata"]["labels"] |= labels
+    # its pod is at work from its first to its last moment
+    base["metadata"]["annotations"] = dict(names.DO_NOT_DISRUPT)
     template = merged(automation, base, table, locked=labels)
     run = automation.spec.run
     meta = metadata(automation, job_name(run_id, attempt, tick))

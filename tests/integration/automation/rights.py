@@ -19,7 +19,7 @@ WORK: Rules = [
     _rule("maestro-operator.io", "automations/status", "patch"),
     _rule("apps", "deployments", "get list watch create patch delete"),
     _rule("batch", "jobs", "get list watch create patch delete"),
-    _rule("", "pods", "get list watch"),
+    _rule("", "pods", "get list watch patch"),
     _rule("", "pods/log", "get"),
     _rule("", "serviceaccounts", "get list watch create patch delete"),
     _rule("", "secrets", "get create patch delete"),
