@@ -35,10 +35,12 @@ from maestro.kube.errors import KubeError
 from maestro.kube.informer import Informer
 from maestro.kube.kinds import AUTOMATION, REPROCESSING, SCHEDULE, Kind
 from maestro.kube.lease import lease_connector
+from maestro.reprocessing.wiring import Reprocessings
 from maestro.runs.collector import DeadLetterCollector
 from maestro.runs.deadletters import DeadLetters
 from maestro.runs.dispatcher import Dispatcher
 from maestro.runs.errors import StoreUnavailable
+from maestro.runs.replays import Replays
 from maestro.runs.store import RunStore
 from maestro.runtime import metrics
 from maestro.runtime.backoff import Backoff
@@ -280,10 +282,20 @@ class Process:
             dispatcher = Dispatcher(
                 store, publisher, automations.launcher, gateway=gateways.shut, observe=_count_dispatched
             )
+            epoch = _epoch_of(dispatcher)
+            reprocessings = Reprocessings(
+                kube=self._kube,
+                area=Replays(store, epoch),
+                feed=feeds.reprocessings,
+                automations=feeds.automations.cache,
+                gateways=gateways,
+                dispatcher=dispatcher,
+                leads=lambda: epoch() is not None,
+            )
             gateways.on_change(dispatcher.gateway_moved)
             gateways.on_change(automations.gateway_moved)
             automations.on_queue_lost(dispatcher.lost)
-            automations.fenced_by(lambda: dispatcher.leadership.epoch if dispatcher.leadership else None)
+            automations.fenced_by(epoch)
             collector = DeadLetterCollector(DeadLetters(store), consumer, lambda: dispatcher.leadership)
             publisher.start()
             consumer.start()
@@ -293,6 +305,7 @@ class Process:
                     self._dispatch(dispatcher, gateways),
                     collector.run(self._stop),
                     automations.run(self._stop),
+                    reprocessings.run(self._stop),
                     self._retain(store, dispatcher),
                     grace=10.0,
                 )
@@ -331,6 +344,11 @@ async def _store_problem(store: RunStore) -> str | None:
         except StoreUnavailable as error:
             problem = str(error)
     return problem
+
+
+def _epoch_of(dispatcher: Dispatcher) -> Callable[[], int | None]:
+    """The epoch that was won; None before."""
+    return lambda: dispatcher.leadership.epoch if dispatcher.leadership else None
 
 
 def _count_dispatched(result: str, count: int) -> None:

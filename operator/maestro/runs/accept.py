@@ -40,9 +40,9 @@ _COLUMNS = (
 )
 _DETAIL = Sql("""
     INSERT INTO run_detail (run_seq, automation_id, user_name, reference, schedule, tick, priority, fairness_key,
-                            labels, notify, traceparent, job)
+                            labels, notify, traceparent, job, reprocessing)
     VALUES (:seq, :automation, :user, :reference, :schedule, :tick, :priority, :fairness_key, :labels, :notify,
-            :traceparent, :job)""")
+            :traceparent, :job, :reprocessing)""")
 _LAST_SEQ = Sql("SELECT coalesce(max(seq), 0) FROM run")
 _NEXT_SEQS = Sql("SELECT nextval(pg_get_serial_sequence('run', 'seq')) FROM generate_series(1, :n)")
 _WAITING = Sql("""
@@ -106,7 +106,20 @@ def accept(
         _take_keys(transaction, plan, now)
     for automation, n in plan.adding.items():
         ledger.moved(automation, None, lifecycle.P, n)
-    return answers, _insert(transaction, registry, plan.inserts, now)
+    return answers, _insert(transaction, registry, plan.inserts, now)[1]
+
+
+def admit(
+    transaction: Transaction, registry: Registry, ledger: Ledger, runs: Sequence[NewRun], now: int
+) -> tuple[list[tuple[int, UUID]], set[int]]:
+    """Accepts Runs of Maestro's own, for which `maxPending` is no limit: number and id of each, and the Automations for
+    which there is work now. Raises UnknownAutomation."""
+    inserts = [(run.run_id or new_run_id(), run) for run in runs]
+    for run in runs:
+        _live(transaction, registry, run.automation)
+        ledger.moved(run.automation, None, lifecycle.P)
+    seqs, work = _insert(transaction, registry, inserts, now)
+    return [(seq, run_id) for seq, (run_id, _) in zip(seqs, inserts, strict=True)], work
 
 
 def _accept_list(
@@ -194,9 +207,12 @@ def _take_keys(transaction: Transaction, plan: _Plan, now: int) -> None:
         raise Retry("an idempotency key was taken by another replica meanwhile")
 
 
-def _insert(transaction: Transaction, registry: Registry, inserts: list[tuple[UUID, NewRun]], now: int) -> set[int]:
+def _insert(
+    transaction: Transaction, registry: Registry, inserts: list[tuple[UUID, NewRun]], now: int
+) -> tuple[Sequence[int], set[int]]:
+    """Writes new Runs: their numbers, and the Automations for which there is work now."""
     if not inserts:
-        return set()
+        return (), set()
     seqs = _seqs(transaction, len(inserts))
     ranks = _ranks(transaction, [run for _, run in inserts])
     entering: dict[keys.Key, int] = defaultdict(int)
@@ -244,7 +260,7 @@ def _insert(transaction: Transaction, registry: Registry, inserts: list[tuple[UU
     transaction.insert("run", _COLUMNS, rows)
     transaction.many(_DETAIL, details)
     work |= keys.heads(transaction, blocked, now)
-    return work
+    return seqs, work
 
 
 def _detail(seq: int, run: NewRun) -> dict[str, Any] | None:
@@ -259,6 +275,7 @@ def _detail(seq: int, run: NewRun) -> dict[str, Any] | None:
         run.notify,
         run.traceparent,
         run.job,
+        run.reprocessing,
         run.priority,
     )
     if not any(told):
@@ -276,6 +293,7 @@ def _detail(seq: int, run: NewRun) -> dict[str, Any] | None:
         "notify": as_json(list(run.notify)) if run.notify else None,
         "traceparent": run.traceparent,
         "job": None if run.job is None else as_json([run.job.schedule, run.job.uid, run.job.name]),
+        "reprocessing": run.reprocessing,
     }
 
 

@@ -140,6 +140,8 @@ class Changes:
         self.now = now
         self.work: set[int] = set()
         """Automations for which something may be claimable now."""
+        self.replays_ended = False
+        """A replayed Run ended: the next of its Reprocessing may go."""
         self._registry = registry
         self._ledger = ledger
         self._tracked: dict[int, Tracked] = {}
@@ -208,6 +210,7 @@ class Changes:
         self._ledger.moved(tracked.automation, before, after)
         if after >= lifecycle.S:
             self._ends[tracked.automation].append((after, tracked.run.reason))
+            self.replays_ended = self.replays_ended or bool(tracked.run.replay)
         self._note_work(tracked, before, after)
 
     def _observe(self, tracked: Tracked, step: Step, event: Event, before: int, began: int | None) -> None:

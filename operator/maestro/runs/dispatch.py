@@ -46,7 +46,7 @@ _CLAIM_MANY = Sql("""
                    pub = :base + v.rn, epoch = :epoch, queued_at = :now
     FROM v WHERE run.seq = v.claimed AND run.state = {P}
     RETURNING seq, id, pub, attempt, parameters, rank""")
-_TOLD = Sql("SELECT run_seq, tick, traceparent, job FROM run_detail WHERE run_seq {in :seqs}")
+_TOLD = Sql("SELECT run_seq, tick, traceparent, job, reprocessing FROM run_detail WHERE run_seq {in :seqs}")
 _AGAIN = Sql("""
     SELECT seq, id, pub, attempt, parameters, rank FROM run
     WHERE automation_id = :automation AND state = 2 AND pub > :pub ORDER BY pub LIMIT :limit""")
@@ -163,7 +163,7 @@ def _claimed(transaction: Transaction, known: Known, rows: list[Row]) -> list[Cl
     registration = known.registration
     claimed = []
     for seq, run_id, pub, attempt, parameters, rank in sorted(rows, key=lambda row: int(row[2])):
-        _, tick, traceparent, job = told.get(seq, (seq, None, None, None))
+        _, tick, traceparent, job, reprocessing = told.get(seq, (seq, None, None, None, None))
         launch = "Job" if rank < 0 else registration.launch
         carries = registration.parameters_in_message or launch == "Job"
         claimed.append(
@@ -177,6 +177,7 @@ def _claimed(transaction: Transaction, known: Known, rows: list[Row]) -> list[Cl
                 launch=launch,
                 job=None if job is None else TickJob(*json.loads(job)),
                 scheduled_time=None if tick is None else from_micros(tick),
+                reprocessing=reprocessing,
                 traceparent=traceparent,
             )
         )

@@ -234,6 +234,8 @@ class NewRun:
     replay_of: UUID | None = None
     notify: tuple[str, ...] = ()
     traceparent: str | None = None
+    reprocessing: str | None = None
+    """The name of the Reprocessing that replays it."""
     run_id: UUID | None = None
     launch: Literal["Queue", "Job"] | None = None
     """How it is launched; None: as the Automation says. `Job` needs no queue, but never the other way round."""
@@ -376,6 +378,7 @@ class RunView:
     replay_of: UUID | None
     apart: bool = False
     """It is launched as a Job although its Automation has a queue."""
+    reprocessing: str | None = None
     held_by: str | None = None
     progress: Progress | None = None
     released: int = 0

@@ -85,6 +85,7 @@ _SHOWN = (
         *(_R.expires_at, _R.cancel_at, _R.heartbeat_at, _R.holder, _R.copy_of, _R.replay_of),
         (_R.rank < 0).label("apart"),
         *(_D.priority, _D.fairness_key, _D.user_name, _D.labels, _D.reference, _D.schedule, _D.tick),
+        *(_D.priority, _D.fairness_key, _D.user_name, _D.labels, _D.reference, _D.schedule, _D.tick, _D.reprocessing),
         _A.id.label("automation_text"),
         _S.id.label("solution_text"),
         _RELEASED.label("released"),
@@ -310,6 +311,7 @@ def _view(row: Any, attempts: tuple[AttemptView, ...] = (), progress: Progress |
         copy_of=as_uuid_or_none(row.copy_of),
         replay_of=as_uuid_or_none(row.replay_of),
         apart=bool(row.apart),
+        reprocessing=row.reprocessing,
         progress=progress,
         attempts=attempts,
     )

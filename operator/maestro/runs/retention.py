@@ -19,6 +19,11 @@ _TOO_MANY = """
 _TOO_OLD = """
     SELECT seq FROM (SELECT seq, ended_at FROM run WHERE automation_id = :pk AND state = {state} AND state >= 5
                      ORDER BY seq LIMIT :batch) AS oldest WHERE ended_at < :before"""
+_IN_A_PLAN = Sql("""
+    SELECT run_seq FROM replay_item WHERE run_seq {in :seqs}
+    AND replay IN (SELECT pk FROM replay WHERE ended_at IS NULL)
+    UNION SELECT new_seq FROM replay_item WHERE new_seq {in :seqs} AND state = 1
+    AND replay IN (SELECT pk FROM replay WHERE ended_at IS NULL)""")
 _LAST_FAILURE = Sql("SELECT max(seq) FROM run WHERE automation_id = :pk AND state = 6 AND state >= 5")
 _DELETIONS = tuple(
     Sql(f"DELETE FROM {table} WHERE {column} {{in :seqs}}")  # noqa: S608 - our own tables
@@ -100,6 +105,9 @@ def _surplus(transaction: Transaction, pk: int, state: int, limit: int, before: 
     if seqs and state == lifecycle.F:
         last = transaction.one(_LAST_FAILURE, params)
         seqs.discard(last[0] if last else None)
+    if seqs:
+        # What an active plan is made of stays until that has ended, and so does what is newer.
+        seqs -= {row[0] for row in transaction.all(_IN_A_PLAN, {"seqs": sorted(seqs)})}
     return sorted(seqs)[:batch]
 
 

@@ -140,6 +140,7 @@ run_detail = Table(
     Column("notify", Text),
     Column("traceparent", Text),
     Column("job", Text),
+    Column("reprocessing", Text),
     Index(
         "run_detail_user",
         "user_name",
@@ -354,3 +355,82 @@ tick = Table(
     sqlite_with_rowid=False,
 )
 """The tick ledger: being its key, no instant of a Schedule is recorded twice. `open`: it waits, or its Run goes on."""
+
+replay = Table(
+    "replay",
+    metadata,
+    _key("pk"),
+    Column("uid", Text, nullable=False, unique=True),
+    Column("id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("solution", Text, nullable=False),
+    Column("spec_hash", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("planned_at", BigInteger),
+    Column("plan_hash", Text),
+    Column("digest", Text, nullable=False, server_default="0"),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("predicted", BigInteger),
+    Column("approved_at", BigInteger),
+    Column("began_at", BigInteger),
+    Column("replaying_at", BigInteger),
+    Column("waived", SmallInteger, nullable=False, server_default="0"),
+    Column("stop_reason", Text),
+    Column("stop_message", Text),
+    Column("stop_resume", BigInteger),
+    Column("succeeded", BigInteger, nullable=False, server_default="0"),
+    Column("failed", BigInteger, nullable=False, server_default="0"),
+    Column("added", BigInteger, nullable=False, server_default="0"),
+    Column("allowed", BigInteger, nullable=False, server_default="0"),
+    Column("ended_at", BigInteger),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("message", Text),
+    Index("replay_by_id", "id"),
+    Index(
+        "replay_open",
+        "solution",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+)
+"""A Reprocessing: its plan, its turn, where it stopped, how it ended. Outlives its object, so that one that is made
+again from Git is recognized."""
+
+replay_item = Table(
+    "replay_item",
+    metadata,
+    Column("replay", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_id", Uuid, primary_key=True),
+    Column("run_seq", BigInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("new_seq", BigInteger),
+    Column("new_id", Uuid),
+    Column("reason", Text),
+    Column("added", SmallInteger, nullable=False, server_default="0"),
+    sqlite_with_rowid=False,
+)
+"""A Run of a plan. The primary key is the order in which the Runs are replayed."""
+
+
+def _item_index(name: str, *columns: str, where: str | None = None) -> None:
+    conditions: dict[str, Any] = {} if where is None else {"sqlite_where": text(where), "postgresql_where": text(where)}
+    Index(name, *(replay_item.c[column] for column in columns), **conditions)
+
+
+_item_index("replay_item_waiting", "replay", "at", "run_id", where="state = 0")
+_item_index("replay_item_flight", "replay", "new_seq", where="state = 1")
+_item_index("replay_item_run", "run_seq")
+
+replay_read = Table(
+    "replay_read",
+    metadata,
+    Column("replay", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", Uuid, primary_key=True),
+    Column("at", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_id", Uuid, primary_key=True),
+    Column("run_seq", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Which ended Runs of the Solution depend on which keys (hashes), for the time of one replay with a cascade."""

@@ -66,6 +66,7 @@ class RunStore:
         self._registry = Registry()
         self._here = reporting.Here(writer=secrets.token_hex(4), store_id=store_id)
         self._callbacks: list[OnWork] = []
+        self._replay_callbacks: list[Callable[[], None]] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="run-store-reader")
         self._writer = Writer(
             database,
@@ -108,6 +109,11 @@ class RunStore:
         """Registers a callback for: an accept, a retry come due, a slot, a key or a full window set free. It must not
         block."""
         self._callbacks.append(callback)
+
+    def on_replay_end(self, callback: Callable[[], None]) -> None:
+        """Registers a callback for the ends of replayed Runs that this process writes; on the writer's thread. It must
+        not block."""
+        self._replay_callbacks.append(callback)
 
     # -- Automations ---------------------------------------------------------------------------------------------
 
@@ -450,7 +456,31 @@ class RunStore:
         moment = self._now() if now is None else now
         changes = Changes(transaction, self._registry, self._ledger(transaction, moment), moment)
         transaction.after_commit.append(lambda: self._tell(changes.work))
+        transaction.after_commit.append(lambda: self._tell_replays(changes))
         return changes
+
+    def admit(self, transaction: Transaction, runs: Sequence[NewRun]) -> list[tuple[int, UUID]]:
+        """Accepts Runs of Maestro's own in a transaction of `write`, whatever `maxPending` says: number and id of each.
+        Raises UnknownAutomation."""
+        ledger = self._ledger(transaction)
+        made, work = accept.admit(transaction, self._registry, ledger, runs, self._now())
+        ledger.flush()
+        self._announce(transaction, work)
+        return made
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that the store goes by."""
+        return self._clock
+
+    def automations_of(self, solution_id: str) -> list[int]:
+        """The keys of the Automations of `<namespace>.<solution>`, those that are gone included, from memory."""
+        return self._registry.of_solution(solution_id)
+
+    def _tell_replays(self, changes: Changes) -> None:
+        if changes.replays_ended:
+            for callback in self._replay_callbacks:
+                callback()
 
     def _announce(self, transaction: Transaction, automations: Collection[int]) -> None:
         transaction.after_commit.append(lambda: self._tell(automations))

@@ -139,6 +139,20 @@ ACCEPT_TO_START_SECONDS = BatchHistogram(
 )
 ATTEMPT_SECONDS = BatchHistogram("maestro_run_attempt_seconds", "From an attempt's start to its end.", buckets=_SLOW)
 
+# -- Reprocessings
+REPROCESSING_PHASES = (
+    *("Planning", "PendingApproval", "Approved", "Running", "RunningWithoutLock", "Stopped"),
+    *("Finished", "Skipped", "Failure", "Canceled"),
+)
+REPROCESSINGS = _gauge("maestro_reprocessings", "Reprocessings that there are, by phase; told by the leader.", "phase")
+REPROCESSING_DECISIONS = _counter(
+    "maestro_reprocessing_decisions_total", "Decisions taken over, by which way they came.", "decision", "via"
+)
+REPLAYED_RUNS = Counter("maestro_replayed_runs_total", "Replayed Runs that have ended.", registry=REGISTRY)
+GATEWAYS_SHUT = Gauge(
+    "maestro_gateways_shut", "Solutions whose gateway is shut; told by the leader.", registry=REGISTRY
+)
+
 # -- dispatcher, broker, store
 DISPATCHED = _counter("maestro_dispatch_published_total", "Messages handed to the broker, by result.", "result")
 REPUBLISHED = _counter(
