@@ -19,7 +19,8 @@ from tests.cluster.apiserver import ApiServer
 from tests.cluster.rabbitmq import RabbitMQ
 from tests.workers.processes import declare
 
-from maestro.broker.publisher import Publisher, parameters
+from maestro.broker.connection import parameters
+from maestro.broker.publisher import Publisher
 from maestro.handlers import Feed
 from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient, Rate
