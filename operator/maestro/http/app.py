@@ -26,6 +26,7 @@ from maestro.http.keys import KeyRoutes
 from maestro.http.logs import LogRoutes
 from maestro.http.objects import Objects
 from maestro.http.older_reprocessings import OlderReprocessingRoutes
+from maestro.http.preview import PreviewRoutes
 from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.schedules import ScheduleRoutes
@@ -113,6 +114,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *LogRoutes(store, access, services.stopping).endpoints(),
         *DeadLetterRoutes(store, directory, authenticator).endpoints(),
         *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),
+        *PreviewRoutes(authenticator, services.clock).endpoints(),
         *ScheduleRoutes(services.schedules, directory, authenticator, services.objects, namespace).endpoints(),
         *ReprocessingRoutes(
             services.reprocessings, directory, authenticator, services.objects, namespace, services.clock

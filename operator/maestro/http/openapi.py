@@ -180,7 +180,8 @@ def _query_parameters(model: type[BaseModel] | None) -> list[dict[str, Any]]:
         rule.update(options[0] if options else {})
         if rule.get("default", 0) is None:
             del rule["default"]
-        parameter: dict[str, Any] = {"name": name, "in": "query", "required": False}
+        required = name in schema.get("required", ())
+        parameter: dict[str, Any] = {"name": name, "in": "query", "required": required}
         if "description" in rule:
             parameter["description"] = rule.pop("description")
         if rule.get("type") == "array":

@@ -19,6 +19,7 @@ from maestro.http.older_schema import slug
 from maestro.http.query import query
 from maestro.http.resource_models import ResourcesQuery, ScheduleBody, ScheduleView, ScheduleViews
 from maestro.http.resources import BODY_LIMIT, ResourceAccess, given, one_of, present
+from maestro.http.schedule_rules import check_schedule
 from maestro.http.specs import SpecChecker
 from maestro.http.views import moment
 from maestro.kube.cache import ObjectCache
@@ -149,7 +150,9 @@ class ScheduleRoutes:
             "suspend": one_of("suspend", "suspended", fields),
             **{name: fields[name] for name in _SAME},
         }
-        return self._specs.check(present(spec))
+        checked = self._specs.check(present(spec))
+        check_schedule(checked)
+        return checked
 
 
 def _automation(wanted: ScheduleBody) -> tuple[str | None, str | None]:

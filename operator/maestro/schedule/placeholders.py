@@ -151,7 +151,7 @@ def _walk(value: Any, path: str, put: Callable[[_Placeholder], str]) -> Any:
         case Mapping():
             return {key: _walk(item, f"{path}.{key}", put) for key, item in value.items()}
         case list():
-            return [_walk(item, f"{path}[{index}]", put) for index, item in enumerate(value)]
+            return [_walk(item, f"{path}.{index}", put) for index, item in enumerate(value)]
         case _:
             return value
 

@@ -30,6 +30,7 @@ _WORDS = {
     "@hourly": "0 * * * *",
 }
 _LAST_YEAR = 9998
+_STRANGE = re.compile(r"[^ \t\r\n\x21-\x7e]")
 _TERM = re.compile(r"(?P<low>\*|[0-9A-Za-z]+)(?:-(?P<high>[0-9A-Za-z]+))?(?:/(?P<step>[0-9A-Za-z]+))?")
 
 
@@ -169,6 +170,10 @@ _Wrong = Callable[[str, int], InvalidRule]
 def _parse(text: str) -> Rule:
     if len(text) > MAX_LENGTH:
         raise InvalidRule(text, f"is longer than {MAX_LENGTH} characters", position=MAX_LENGTH + 1)
+    if strange := _STRANGE.search(text):
+        # A no-break space, say, which looks like any other.
+        number = f"U+{ord(strange[0]):04X}"
+        raise InvalidRule(text, f"the character {number} doesn't belong in a rule", position=strange.start() + 1)
     fields = _fields(text)
     plain = [_checked(text, kind, word, position) for kind, (word, position) in zip(_FIELDS, fields, strict=True)]
     minutes, hours, days, months, weekdays = croniter.expand(" ".join(plain))[0]

@@ -60,6 +60,10 @@ def parameters(raw: bytes, status: int, words: str) -> Case:
     return Case("POST", EXECUTE, status, words, raw=raw)
 
 
+def schedule(path: str, words: str, **spec: Any) -> Case:
+    return Case("POST", SCHEDULES, 422, words, {"name": "a", "automation": "video", **spec}, detail=path)
+
+
 OK = {"url": "x"}
 CASES = [
     # Which Automation
@@ -185,6 +189,12 @@ CASES = [
     Case("POST", SCHEDULES, 422, "another Automation", {"name": "a", "automation": "b", "automationId": "c"}),
     Case("POST", SCHEDULES, 422, "unknown", {"name": "a", "automation": "video", "cron": "* * * * *"}, detail="cron"),
     Case("POST", SCHEDULES, 422, "", {"name": "a", "automation": "v", "timeZone": "+1"}, detail="timeZone"),
+    schedule("schedule", "hour at character 3 of '0 24 * * *': '24' is not 0 to 23", schedule="0 24 * * *"),
+    schedule("schedules.1", "never fires: there is no day 31 in JUN", schedules=["@daily", "0 0 31 6 *"]),
+    schedule("timeZone", "did you mean Europe/Lisbon?", schedule="@daily", timeZone="Europe/Lisboa"),
+    schedule("parameters.days.1", "$(now) at character 6", schedule="@daily", parameters={"days": ["", "till $(now)"]}),
+    schedule("parameters.at", "the format has %H", schedule="@daily", parameters={"at": "$(today|%H)"}),
+    schedule("exclude.dates.0", "is not a ", schedule="@daily", exclude={"dates": ["2026-02-30"]}),
     Case("GET", "/api/v1/schedules/nobody", 404, "no Schedule team.nobody"),
     Case("GET", "/api/v1/schedules/a.b.c", 404, "no such Schedule"),
     Case("GET", "/api/v1/schedules?namespace=UPPER", 422, "namespace", detail="namespace"),

@@ -139,9 +139,9 @@ def test_bad_placeholders(text: str, placeholder: str, position: int, reason: st
     with pytest.raises(InvalidPlaceholder) as refused:
         placeholders.check(given)
     error = refused.value
-    assert (error.path, error.placeholder, error.position) == ("parameters.period.days[1]", placeholder, position)
+    assert (error.path, error.placeholder, error.position) == ("parameters.period.days.1", placeholder, position)
     assert reason in error.reason
-    assert str(error) == f"parameters.period.days[1]: {placeholder} at character {position}: {error.reason}"
+    assert str(error) == f"parameters.period.days.1: {placeholder} at character {position}: {error.reason}"
     with pytest.raises(InvalidPlaceholder):
         placeholders.resolve(given, TICK, LISBON)
 
