@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from maestro.http.auth import Owner
 from maestro.http.ttlcache import TtlCache
 from maestro.kube.errors import NotFound
-from maestro.kube.kinds import DEPLOYMENT, JOB, POD, REPLICA_SET, Kind
+from maestro.kube.kinds import AUTOMATION, DEPLOYMENT, JOB, POD, REPLICA_SET, SCHEDULE, Kind
 from maestro.resources import GROUP
 
 _LINKS = {("apps", "ReplicaSet"): REPLICA_SET, ("apps", "Deployment"): DEPLOYMENT, ("batch", "Job"): JOB}
@@ -25,7 +25,7 @@ class Getter(Protocol):
 
 
 class KubePodOwners:
-    """Walks pod → ReplicaSet → Deployment → Automation, or pod → Job → Automation.
+    """Walks pod → ReplicaSet → Deployment → Automation, pod → Job → Automation, or pod → Job → Schedule → Automation.
 
     Every step compares the UID of the owner reference with that of the object found, so that neither a label nor an
     object made anew under the same name leads to another Automation. A pod's owners don't change: what is found holds.
@@ -56,11 +56,24 @@ class KubePodOwners:
             group = owner["apiVersion"].partition("/")[0]
             if group == GROUP and owner["kind"] == "Automation":
                 return Owner(owner["uid"], f"{namespace}.{owner['name']}")
+            if group == GROUP and owner["kind"] == "Schedule":
+                return await self._of_schedule(namespace, owner)
             link = _LINKS.get((group, owner["kind"]))
             if link is None:
                 return None
             kind, name, uid = link, owner["name"], owner["uid"]
         return None
+
+    async def _of_schedule(self, namespace: str, owner: dict[str, Any]) -> Owner | None:
+        """A Schedule owns the Jobs of its ticks; whose work they do, it names."""
+        try:
+            schedule = await self._client.get(SCHEDULE, namespace, owner["name"])
+            if schedule["metadata"].get("uid") != owner["uid"]:
+                return None
+            automation = await self._client.get(AUTOMATION, namespace, schedule["spec"]["automation"])
+        except NotFound:
+            return None
+        return Owner(automation["metadata"]["uid"], f"{namespace}.{automation['metadata']['name']}")
 
 
 def _controller(found: dict[str, Any]) -> dict[str, Any] | None:

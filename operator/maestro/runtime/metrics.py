@@ -152,6 +152,18 @@ REPLAYED_RUNS = Counter("maestro_replayed_runs_total", "Replayed Runs that have 
 GATEWAYS_SHUT = Gauge(
     "maestro_gateways_shut", "Solutions whose gateway is shut; told by the leader.", registry=REGISTRY
 )
+# -- Schedules
+TICKS = _counter(
+    "maestro_schedule_ticks_total", "Ticks by what became of them, and why.", "schedule", "outcome", "reason"
+)
+TICK_LATE_SECONDS = _histogram(
+    "maestro_schedule_lateness_seconds",
+    "From a tick (and its jitter) until its Run was accepted.",
+    "schedule",
+    buckets=(0.1, 1.0, 5.0, 30.0, 300.0, 3600.0),
+)
+NEXT_TICK = _gauge("maestro_schedule_next_tick_timestamp_seconds", "The next tick, as a Unix time.", "schedule")
+SCHEDULES_ARMED = _gauge("maestro_schedules_armed", "Schedules whose next tick is waited for.")
 
 # -- dispatcher, broker, store
 DISPATCHED = _counter("maestro_dispatch_published_total", "Messages handed to the broker, by result.", "result")
@@ -198,6 +210,12 @@ def forget_automation(automation_id: str) -> None:
     """Remove the series of an Automation of which nothing is left."""
     for metric in _BY_AUTOMATION:
         metric.remove_by_labels({"automation": automation_id})
+
+
+def forget_schedule(schedule_id: str) -> None:
+    """Remove the series of a Schedule that is gone."""
+    for metric in (TICKS, TICK_LATE_SECONDS, NEXT_TICK):
+        metric.remove_by_labels({"schedule": schedule_id})
 
 
 def exposition() -> tuple[bytes, str]:
