@@ -50,6 +50,7 @@ from maestro.runtime.leader import LeaderElector, process_identity
 from maestro.runtime.logging import configure
 from maestro.runtime.tasks import run_until, sleep_unless
 from maestro.runtime.workqueue import WorkQueue
+from maestro.schedule.wiring import Schedules
 from maestro.settings import Settings
 from maestro.workload.gateways import Gateways
 
@@ -296,6 +297,17 @@ class Process:
             gateways.on_change(automations.gateway_moved)
             automations.on_queue_lost(dispatcher.lost)
             automations.fenced_by(epoch)
+            schedules = Schedules(
+                kube=self._kube,
+                store=store,
+                feed=feeds.schedules,
+                automations=feeds.automations.cache,
+                jobs=automations.follower.watch.cache,
+                epoch=epoch,
+                gateway=gateways.shut,
+                busy=lambda: dispatcher.in_flight,
+            )
+            gateways.on_change(schedules.gateway_moved)
             collector = DeadLetterCollector(DeadLetters(store), consumer, lambda: dispatcher.leadership)
             publisher.start()
             consumer.start()
@@ -306,6 +318,7 @@ class Process:
                     collector.run(self._stop),
                     automations.run(self._stop),
                     reprocessings.run(self._stop),
+                    schedules.run(self._stop),
                     self._retain(store, dispatcher),
                     grace=10.0,
                 )
