@@ -11,12 +11,14 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple, TypeVar
 
+import pika
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
 from maestro import __version__, handlers
 from maestro.automation import wiring
+from maestro.automation.adminwatch import AdminWatch
 from maestro.automation.installation import BrokerAdmin, InvalidBrokerSecret, broker_admin
 from maestro.broker import connection as amqp
 from maestro.broker.consumer import Consumer
@@ -267,7 +269,17 @@ class Process:
         admin = await self._insist("the broker's Secret", self._broker_admin, KubeError, InvalidBrokerSecret)
         if admin is None:
             return
-        broker = amqp.parameters(admin.host, admin.port, admin.vhost, admin.username, admin.password)
+        watch = AdminWatch(
+            self._broker_admin,
+            admin,
+            every=self._settings.resync_seconds,
+            on_change=lambda found: management.authenticate(found.username, found.password),
+        )
+
+        def broker() -> pika.ConnectionParameters:
+            found = watch.current
+            return amqp.parameters(found.host, found.port, found.vhost, found.username, found.password)
+
         publisher = Publisher(broker, observe=metrics.CONFIRM_SECONDS.observe)
         consumer = Consumer(broker, DEAD_LETTER_QUEUE)
         async with ManagementClient(admin.management_url, admin.username, admin.password, admin.vhost) as management:
@@ -319,6 +331,7 @@ class Process:
                     automations.run(self._stop),
                     reprocessings.run(self._stop),
                     schedules.run(self._stop),
+                    watch.run(self._stop),
                     self._retain(store, dispatcher),
                     grace=10.0,
                 )

@@ -20,9 +20,10 @@ import kopf
 from maestro.kube.cache import ObjectCache, without_bookkeeping
 from maestro.kube.client import KubeClient
 from maestro.kube.credentials import Credentials
-from maestro.kube.errors import KubeError
+from maestro.kube.errors import Forbidden, KubeError
 from maestro.kube.filters import wakes_primary
 from maestro.kube.kinds import Kind, ObjectKey
+from maestro.kube.namespaces import is_absent
 from maestro.runtime import metrics
 from maestro.runtime.backoff import Backoff, jittered
 from maestro.runtime.tasks import run_until, sleep_unless
@@ -66,7 +67,15 @@ class Feed:
         What the list shows to have changed or gone is put there at once. Raises `KubeError`.
         """
         for namespace in self.cache.namespaces or (None,):
-            objects, version = await client.list(self.kind, namespace, timeout=30.0)
+            try:
+                objects, version = await client.list(self.kind, namespace, timeout=30.0)
+            except Forbidden:
+                if not await is_absent(client, namespace):
+                    raise
+                # Kopf goes on trying to watch it, and so finds it when it comes to be.
+                log.warning("namespace %s isn't there", namespace)
+                self.cache.replace([], namespace=namespace)
+                continue
             listed = [without_bookkeeping(obj) for obj in objects]
             pruned = self.cache.replace(listed, resource_version=version, namespace=namespace)
             if pruned:
@@ -77,7 +86,11 @@ class Feed:
     async def heartbeat(self, client: KubeClient) -> None:
         """Note that the API server answers for every namespace. Raises `KubeError`."""
         for namespace in self.cache.namespaces or (None,):
-            await client.probe(self.kind, namespace)
+            try:
+                await client.probe(self.kind, namespace)
+            except Forbidden:
+                if not await is_absent(client, namespace):
+                    raise
             self.cache.heard(namespace)
 
     def _on_change(self, key: ObjectKey, old: dict[str, Any] | None, new: dict[str, Any] | None) -> None:

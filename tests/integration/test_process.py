@@ -174,6 +174,31 @@ def test_outages_need_no_restart(
         assert maestro.stop() == 0
 
 
+def test_a_rotated_password_of_the_administrator_is_picked_up(
+    apiserver: ApiServer, rabbitmq: RabbitMQ, namespace: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    def rotate(password: str) -> None:
+        rabbitmq.api("PUT", "/api/users/rotated", {"password": password, "tags": "administrator"})
+        secret = {"username": "rotated", "password": password}
+        patch = json.dumps({"stringData": secret})
+        apiserver.kubectl("-n", namespace, "patch", "secret", "broker", "--type=merge", "-p", patch)
+
+    rotate("the first")
+    rabbitmq.api("PUT", "/api/permissions/%2F/rotated", {"configure": ".*", "write": ".*", "read": ".*"})
+    maestro = Maestro(environment, tmp_path, "only")
+    with running(maestro):
+        maestro.await_ready()
+        automation(apiserver, namespace, "first")
+        rotate("the second")
+        wait_for("the new password", lambda: "other credentials" in maestro.log.read_text(), timeout=60)
+        rabbitmq.restart()  # it has to log in anew
+        automation(apiserver, namespace, "second")
+        token = token_of(apiserver, namespace)
+        assert maestro.call(token, "POST", f"/automations/{namespace}.second/execute", {})[0] == 202
+        wait_for("the message", lambda: queued(rabbitmq, namespace, "second") == 1, timeout=60)
+        assert "the second" not in maestro.log.read_text()
+
+
 def test_settings_that_cannot_be_used_are_named(environment: dict[str, str]) -> None:
     environment |= {"MAESTRO_HTTP_PORT": "eighty", "MAESTRO_ROLE": "king"}
     done = subprocess.run(

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from maestro.kube.cache import ObjectCache, without_bookkeeping
 from maestro.kube.client import WATCH_SILENCE, KubeClient
-from maestro.kube.errors import Expired, KubeError
+from maestro.kube.errors import Expired, Forbidden, KubeError
 from maestro.kube.kinds import Kind
+from maestro.kube.namespaces import is_absent
 from maestro.runtime import metrics
 from maestro.runtime.backoff import Backoff, jittered
 from maestro.runtime.tasks import run_until
@@ -82,8 +83,11 @@ class Informer:
                 failures = 1 if broken.was_heard else failures + 1
                 self._tell(namespace, failures, broken.cause)
             except KubeError as error:
-                why = "refused" if error.status else "unavailable"
+                version, why = None, "refused" if error.status else "unavailable"
                 failures += 1
+                if isinstance(error, Forbidden) and await is_absent(self._client, namespace):
+                    self._cache.replace([], namespace=namespace)
+                    why = "absent"
                 self._tell(namespace, failures, error)
             metrics.WATCH_RESTARTS.labels(kind=self._kind.kind, why=why).inc()
             await asyncio.sleep(max(self._backoff.delay(failures), jittered(BETWEEN_WATCHES, 0.5)))
@@ -123,7 +127,7 @@ class Informer:
                         resource_version=meta.get("resourceVersion"),
                     )
                 version = str(meta.get("resourceVersion") or version)
-        except Expired:
+        except (Expired, Forbidden):
             raise
         except KubeError as error:
             raise _WatchBroken(version, heard, error) from error

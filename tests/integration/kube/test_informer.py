@@ -67,6 +67,54 @@ def test_the_cache_follows_what_happens(apiserver: ApiServer, namespace: str) ->
     run(scenario())
 
 
+def reader_of(namespace: str, user: str) -> list[dict[str, Any]]:
+    """The right to list and watch ConfigMaps in a namespace."""
+    rbac, meta = "rbac.authorization.k8s.io", {"name": user, "namespace": namespace}
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]}]
+    return [
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": meta,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": user},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": user}],
+        },
+    ]
+
+
+def test_a_namespace_that_is_not_there_keeps_nobody_waiting(apiserver: ApiServer, namespace: str) -> None:
+    user, missing = f"{namespace}-reader", f"{namespace}-later"
+    rbac = "rbac.authorization.k8s.io"
+    rules = [{"apiGroups": [""], "resources": ["namespaces"], "resourceNames": [namespace, missing], "verbs": ["get"]}]
+    apiserver.apply(
+        *reader_of(namespace, user),
+        {"apiVersion": f"{rbac}/v1", "kind": "ClusterRole", "metadata": {"name": user}, "rules": rules},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": user},
+            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": user},
+            "subjects": [{"apiGroup": rbac, "kind": "User", "name": user}],
+        },
+    )
+
+    async def scenario() -> None:
+        namespaces = [namespace, missing]
+        async with connected(apiserver) as admin, connected(apiserver, user) as client:
+            await admin.create(CONFIG_MAP, namespace, config_map("here"))
+            cache = ObjectCache(CONFIG_MAP, namespaces=namespaces)
+            async with running(Informer(client, CONFIG_MAP, cache, namespaces=namespaces, backoff=FAST)):
+                await until("the cache is whole", lambda: cache.synced)
+                assert cache.get(namespace, "here") is not None
+                apiserver.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": missing}})
+                apiserver.apply(*reader_of(missing, user))
+                await admin.create(CONFIG_MAP, missing, config_map("there"))
+                await until("what came later", lambda: cache.get(missing, "there"))
+
+    run(scenario())
+
+
 def test_it_outlives_the_api_server(apiserver: ApiServer, namespace: str) -> None:
     async def scenario() -> None:
         async with connected(apiserver) as client:
