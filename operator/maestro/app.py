@@ -210,6 +210,7 @@ class Process:
         services = Services(
             store=store,
             catalog=CacheCatalog(caches.automations),
+            automations=caches.automations,
             schedules=caches.schedules,
             reprocessings=caches.reprocessings,
             authenticator=Authenticator(reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key),

@@ -716,7 +716,7 @@ def test_explain_describes_every_field(apiserver: ApiServer) -> None:
     assert "final for" in " ".join(apiserver.kubectl("explain", "reproc.spec.decision").split()).lower()
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: str(path.relative_to(EXAMPLES)))
 def test_examples_are_taken(objects: Objects, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         for kind in DEFINITIONS:

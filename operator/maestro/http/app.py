@@ -26,6 +26,7 @@ from maestro.http.keys import KeyRoutes
 from maestro.http.logs import LogRoutes
 from maestro.http.objects import Objects
 from maestro.http.older_reprocessings import OlderReprocessingRoutes
+from maestro.http.plans import PlanRoutes
 from maestro.http.preview import PreviewRoutes
 from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
@@ -34,7 +35,7 @@ from maestro.http.stats import StatsRoutes
 from maestro.http.views import RunViews
 from maestro.http.worker import WorkerRoutes
 from maestro.kube.cache import ObjectCache
-from maestro.kube.kinds import REPROCESSING, SCHEDULE
+from maestro.kube.kinds import AUTOMATION, REPROCESSING, SCHEDULE
 from maestro.runs.store import RunStore
 from maestro.runtime.clock import Clock, utcnow
 from maestro.settings import Settings
@@ -50,8 +51,8 @@ class Services:
         The run store.
     catalog
         The Automations, from memory.
-    schedules, reprocessings
-        The other custom resources, from memory.
+    automations, schedules, reprocessings
+        The custom resources as they are, from memory.
     authenticator
         Who calls, and what they may.
     objects
@@ -69,6 +70,7 @@ class Services:
     authenticator: Authenticator
     objects: Objects
     settings: Settings
+    automations: ObjectCache = field(default_factory=lambda: ObjectCache(AUTOMATION))
     schedules: ObjectCache = field(default_factory=lambda: ObjectCache(SCHEDULE))
     reprocessings: ObjectCache = field(default_factory=lambda: ObjectCache(REPROCESSING))
     gateway: Gateway = field(default_factory=OpenGateway)
@@ -116,6 +118,9 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),
         *PreviewRoutes(authenticator, services.clock).endpoints(),
         *ScheduleRoutes(services.schedules, directory, authenticator, services.objects, namespace).endpoints(),
+        *PlanRoutes(
+            store, services.automations, services.reprocessings, directory, authenticator, namespace
+        ).endpoints(),
         *ReprocessingRoutes(
             services.reprocessings, directory, authenticator, services.objects, namespace, services.clock
         ).endpoints(),

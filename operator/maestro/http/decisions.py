@@ -7,7 +7,7 @@ their own, and it is said who they are.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -17,6 +17,7 @@ from maestro.http.errors import HttpError
 from maestro.http.objects import Objects
 from maestro.http.reprocessing_models import DecisionBody
 from maestro.kube.kinds import REPROCESSING
+from maestro.resources.names import ANNOTATION_VIA
 from maestro.resources.reprocessing import TERMINAL_PHASES, Reprocessing
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Decisions:
             409 unless it awaits approval: `AlreadyDecided` (the message says by whom), `NotPlanned`, `NotPending`,
             or `StalePlan` where the body names another plan; 403 by a policy, such as four eyes.
         """
-        return await self._change(namespace, name, lambda found: decided(found, person.username, decision, said))
+        via = {ANNOTATION_VIA: "http"}
+        return await self._change(namespace, name, lambda found: decided(found, person.username, decision, said), via)
 
     async def order(self, person: Person, namespace: str, name: str, order: Order) -> Reprocessing:
         """Suspend it, let it go on, cancel it or have it fail; 409 where that isn't possible any more."""
@@ -57,7 +59,13 @@ class Decisions:
         log.info("Reprocessing %s.%s: %s by %s", namespace, name, order, person.username)
         return changed
 
-    async def _change(self, namespace: str, name: str, change: Callable[[Reprocessing], Change]) -> Reprocessing:
+    async def _change(
+        self,
+        namespace: str,
+        name: str,
+        change: Callable[[Reprocessing], Change],
+        annotations: Mapping[str, str] | None = None,
+    ) -> Reprocessing:
         """Patch what `change` makes of the present object; anew where somebody else wrote meanwhile."""
         for attempt in range(_TRIES):
             found = await self._objects.get(REPROCESSING, namespace, name)
@@ -69,7 +77,9 @@ class Decisions:
                 return current
             version = current.metadata.resource_version
             try:
-                made = await self._objects.patch(REPROCESSING, namespace, name, spec, resource_version=version)
+                made = await self._objects.patch(
+                    REPROCESSING, namespace, name, spec, resource_version=version, annotations=annotations
+                )
             except HttpError as error:
                 if error.reason != "Conflict" or attempt == _TRIES - 1:
                     raise

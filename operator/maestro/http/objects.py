@@ -122,6 +122,7 @@ class Objects:
         spec: Mapping[str, Any],
         *,
         resource_version: str | None = None,
+        annotations: Mapping[str, str] | None = None,
         names: Mapping[str, str] | None = None,
     ) -> Object:
         """Merge `spec` into the spec (None removes a field); with `resource_version` only over that version.
@@ -129,9 +130,10 @@ class Objects:
         For fields that belong to whoever decides, such as a Reprocessing's `decision`: who owns the object isn't
         asked (`refuse_git` does).
         """
-        body: Object = {"spec": spec}
+        metadata: Object = {"annotations": dict(annotations)} if annotations else {}
         if resource_version is not None:
-            body["metadata"] = {"resourceVersion": resource_version}
+            metadata["resourceVersion"] = resource_version
+        body: Object = {"spec": spec, **({"metadata": metadata} if metadata else {})}
         with answering(kind, namespace, name, names):
             made = await self._client.patch(kind, namespace, name, body, manager=MANAGER)
         await self._until_seen(kind, made)

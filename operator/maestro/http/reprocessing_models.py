@@ -80,6 +80,43 @@ class ReprocessingBody(Model):
     suspend: bool | None = None
 
 
+class PlanView(Model):
+    """Which Runs would be run again."""
+
+    hash: str
+    total: int
+    predicted_additions: int | None = Field(description="How many more are expected to join because they become stale.")
+    preview: list[FreeObject] = Field(description="The first 50, without their parameters.")
+
+
+class ItemView(Model):
+    """A Run of a plan."""
+
+    run: str
+    automation_id: str | None
+    run_state: str | None = Field(description="How the Run itself ended; its record never changes.")
+    scheduled_time: str | None
+    started_at: str | None
+    state: str = Field(description="Waiting, InFlight, Succeeded or Failed.")
+    replayed_by: str | None = Field(description="The new Run that runs it again.")
+    reason: str | None
+    added: bool = Field(description="It joined because another made it stale.")
+
+
+class ItemViews(Model):
+    """Runs of a plan, in their order."""
+
+    items: list[ItemView]
+    next: str | None = Field(description="The `cursor` of the next page.")
+
+
+class ItemsQuery(Model):
+    """Which page."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    cursor: Annotated[Text, StringConstraints(max_length=64)] | None = None
+
+
 class DecisionBody(Model):
     """What may be said about a decision."""
 

@@ -76,6 +76,30 @@ class ReprocessingList:
         return sorted(found, key=lambda each: (moment(each.metadata.creation_timestamp) or "", each.id))
 
 
+class ReprocessingSpecs:
+    """From a body to the custom resource that it stands for."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._checker = SpecChecker(kinds.REPROCESSING)
+
+    def of(self, wanted: ReprocessingBody) -> tuple[str, dict[str, Any]]:
+        """The namespace and the spec, checked; 422 with path and rule."""
+        if wanted.solution is None:
+            raise invalid("solution", "is required")
+        namespace, solution = self.solution(wanted.solution, wanted.namespace)
+        fields = wanted.model_dump(by_alias=True)
+        spec = present({"solution": solution, **{name: fields[name] for name in _ASKED}})
+        return namespace, self._checker.check(spec)
+
+    def solution(self, given_id: str, namespace: str | None) -> tuple[str, str]:
+        """Namespace and name of a Solution's id; 422 where another namespace is named beside it."""
+        own, _, name = given_id.rpartition(".")
+        if own and namespace not in (None, own):
+            raise invalid("namespace", f"is {own} by the Solution's id; give one of them")
+        return own or namespace or self._namespace, name
+
+
 class ReprocessingRoutes:
     """The endpoints under /api/v1/reprocessings that read and write the custom resources."""
 
@@ -91,12 +115,11 @@ class ReprocessingRoutes:
         self._cache = cache
         self._authenticator = authenticator
         self._objects = objects
-        self._namespace = namespace
         self._clock = clock
         self._access = ResourceAccess(REPROCESSING, directory, authenticator)
         self._list = ReprocessingList(cache, self._access, authenticator)
         self._decisions = Decisions(objects)
-        self._specs = SpecChecker(kinds.REPROCESSING)
+        self._specs = ReprocessingSpecs(namespace)
 
     def endpoints(self) -> list[Endpoint]:
         """This area's part of the table."""
@@ -145,7 +168,7 @@ class ReprocessingRoutes:
         wanted = query(request, ReprocessingsQuery)
         namespace, solution = wanted.namespace, wanted.solution
         if solution is not None:
-            namespace, solution = self._solution(solution, namespace)
+            namespace, solution = self._specs.solution(solution, namespace)
         found = await self._list.of(request, namespace, solution, phases(wanted.phase, "phase"))
         return json_answer({"items": [shown(each) for each in found]})
 
@@ -166,15 +189,12 @@ class ReprocessingRoutes:
         """Make the custom resource; who asks for it stands in `requestedBy`."""
         person = await self._authenticator.person(request)
         wanted = await given(request, ReprocessingBody)
-        if wanted.solution is None:
-            raise invalid("solution", "is required")
-        namespace, solution = self._solution(wanted.solution, wanted.namespace)
+        namespace, spec = self._specs.of(wanted)
         await self._access.may_create(person, namespace)
-        name = slug(wanted.name, MAX_NAME, "reprocessing") if wanted.name else self._name_for(solution)
+        name = slug(wanted.name, MAX_NAME, "reprocessing") if wanted.name else self._name_for(spec["solution"])
         if wanted.auto_approve:
             # The API's own account may approve: whether the caller may is for the API to ask.
             await self._authenticator.require(person, Permission("approve", "reprocessings", "", namespace, name))
-        spec = self.spec(wanted, solution)
         made = await self._objects.create(REPROCESSING, namespace, name, {**spec, "requestedBy": person.username})
         reprocessing = Reprocessing.model_validate(made)
         return json_answer(shown(reprocessing), 201, {"Location": f"{PATH}/{reprocessing.id}"})
@@ -189,18 +209,6 @@ class ReprocessingRoutes:
         """Suspend, resume, cancel or fail."""
         person, namespace, name = await self._access.named(request, "approve")
         return json_answer(shown(await self._decisions.order(person, namespace, name, order)), 202)
-
-    def spec(self, wanted: ReprocessingBody, solution: str) -> dict[str, Any]:
-        """The spec that a body stands for, checked."""
-        fields = wanted.model_dump(by_alias=True)
-        return self._specs.check(present({"solution": solution, **{name: fields[name] for name in _ASKED}}))
-
-    def _solution(self, solution: str, namespace: str | None) -> tuple[str, str]:
-        """Namespace and name of a Solution's id; 422 where the body names another namespace."""
-        own, _, name = solution.rpartition(".")
-        if own and namespace not in (None, own):
-            raise invalid("namespace", f"is {own} by the Solution's id; give one of them")
-        return own or namespace or self._namespace, name
 
     def _name_for(self, solution: str) -> str:
         at = f"{self._clock():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from maestro.reprocessing.steps import approves, locks
 from maestro.resources.conditions import READY, Condition, Settlement, find_condition, set_condition, settle
+from maestro.resources.names import ANNOTATION_VIA
 from maestro.resources.reprocessing import (
     Approval,
     HistoryEntry,
@@ -24,8 +25,6 @@ from maestro.runs.model import from_micros
 from maestro.runs.replays import Replay
 
 HISTORY = 50
-ANNOTATION_VIA = "maestro-operator.io/decided-via"
-"""What the HTTP API leaves on an object when it writes a decision: `http`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +181,16 @@ def _by(reprocessing: Reprocessing) -> str:
 def _pending(reprocessing: Reprocessing, replay: Replay) -> _Verdict:
     what = f"{replay.total} Runs" if replay.total != 1 else "1 Run"
     more = f", {replay.predicted} more are expected to join" if replay.predicted else ""
+    # A decision that repeats the one before, without another planHash, changes nothing.
+    anew = f": patch spec.decision together with spec.planHash, {replay.plan_hash}"
     if replay.began_at is not None:
         message = (
             f"{replay.added} Runs became stale and joined, more than spec.cascade.maxAdditions allows: "
-            f"{replay.total - replay.done} Runs are left and await a new approval"
+            f"{replay.total - replay.done} Runs are left and await a new approval{anew}"
         )
         return _Verdict("PendingApproval", "Current", "PlanGrown", message)
     if reprocessing.spec.decision is not None:
-        message = f"the plan is another one than was approved: {what}{more} await a new approval"
+        message = f"the plan is another one than was approved: {what}{more} await a new approval{anew}"
         return _Verdict("PendingApproval", "Current", "StalePlan", message)
     return _Verdict("PendingApproval", "Current", "AwaitingApproval", f"{what} to run again{more}: approve or skip it")
 

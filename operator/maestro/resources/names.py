@@ -23,6 +23,7 @@ ANNOTATION_RUN_NOW = f"{GROUP}/run-now"
 ANNOTATION_ENDED = f"{GROUP}/ended"
 """On the Job of a tick: how its Run's attempt ended; it is there once that was recorded."""
 ANNOTATION_RERUN = f"{GROUP}/rerun"
+ANNOTATION_VIA = f"{GROUP}/decided-via"
 ANNOTATION_DISPLAY_NAME = f"{GROUP}/display-name"
 ANNOTATION_BUSY = f"{GROUP}/busy"
 DO_NOT_DISRUPT = {

@@ -38,7 +38,7 @@ Phase = Literal[
 ]
 TERMINAL_PHASES: frozenset[Phase] = frozenset({"Finished", "Skipped", "Failure", "Canceled"})
 
-_CRITERIA = (
+CRITERIA = (
     "runs",
     "automations",
     "states",
@@ -73,8 +73,8 @@ class Select(Model):
     model_config = ConfigDict(
         json_schema_extra=extra(
             rule(
-                " || ".join(f"has(self.{criterion})" for criterion in _CRITERIA),
-                f"at least one of {', '.join(_CRITERIA)} must be given",
+                " || ".join(f"has(self.{criterion})" for criterion in CRITERIA),
+                f"at least one of {', '.join(CRITERIA)} must be given",
             ),
             rule(
                 "!has(self.from) || !has(self.to) || self.from <= self.to",

@@ -270,6 +270,20 @@ def test_nobody_asks_in_another_name(world: World) -> None:
             refused("requestedBy is immutable", lambda user=user: world.patch(user, name, requestedBy="bob"), 422)
 
 
+def test_by_which_way_it_was_decided_is_told_by_the_api_alone(world: World) -> None:
+    told = {"annotations": {"maestro-operator.io/decided-via": "http"}}
+    refused("is written by the HTTP API only", lambda: world.create("ann", metadata=told))
+    name = world.planned()
+    for user in ("ed", "ann"):
+        attack = {"metadata": told}
+        refused(
+            "is written by the HTTP API only",
+            lambda user=user, attack=attack: world.send(user, "PATCH", f"/{name}", attack, type=MERGE),
+        )
+    world.send(world.api, "PATCH", f"/{name}", {"metadata": told}, type=MERGE)
+    world.send("ed", "PATCH", f"/{name}", {"metadata": {"annotations": {"note": "mine"}}}, type=MERGE)
+
+
 # -- status, deletion, owners
 
 

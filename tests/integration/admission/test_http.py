@@ -116,6 +116,7 @@ def test_who_may_decide(desk: Desk) -> None:
     spec = desk.world.spec(name)
     assert (spec["decision"], spec["decidedBy"], spec["planHash"]) == ("Approved", desk.user("ann"), HASH)
     assert spec["decisionReason"] == "numbers look right (on behalf of maria)"
+    assert desk.world.get(name)["metadata"]["annotations"]["maestro-operator.io/decided-via"] == "http"
     again = desk.order("bob", name, "skip")
     assert (again.status, again.json["reason"]) == (409, "AlreadyDecided")
     assert f"already Approved by {desk.user('ann')}" in again.json["message"]

@@ -124,6 +124,7 @@ class Api:
             authenticator=self.authenticator,
             objects=Objects(self._writer or self.objects, self._caches),
             settings=self.settings,
+            automations=self.cache,
             schedules=self._caches[SCHEDULE],
             reprocessings=self._caches[REPROCESSING],
             gateway=gateway or OpenGateway(),
