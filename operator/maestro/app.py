@@ -28,6 +28,8 @@ from maestro.broker.topology import DEAD_LETTER_QUEUE
 from maestro.http.app import Services, create_app, create_gateway_app
 from maestro.http.auth import ApiKey, Authenticator
 from maestro.http.directory import CacheCatalog
+from maestro.http.errors import HttpError
+from maestro.http.logins.service import Logins
 from maestro.http.objects import Objects
 from maestro.http.owners import KubePodOwners
 from maestro.http.server import server_config
@@ -207,27 +209,39 @@ class Process:
         key = ApiKey(settings.worker_api_key_file) if settings.worker_api_key_file else None
         # A client of its own: whoever tries bad tokens must not use up what the controllers may ask.
         reviews = await KubeClient.connect(rate=Rate(qps=settings.kube_qps, burst=settings.kube_burst))
+        secret = settings.users_secret
+        logins = Logins.of_secret(self._kube, settings.namespace, secret) if secret else None
         services = Services(
             store=store,
             catalog=CacheCatalog(caches.automations),
             automations=caches.automations,
             schedules=caches.schedules,
             reprocessings=caches.reprocessings,
-            authenticator=Authenticator(reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key),
+            authenticator=Authenticator(
+                reviews, KubePodOwners(reviews), audience=settings.token_audience, api_key=key, logins=logins
+            ),
             objects=Objects(self._kube, dict(zip(KINDS, caches, strict=True))),
             settings=settings,
             gateway=gateways,
             stopping=self._stop,
+            logins=logins,
         )
         try:
             await run_until(
                 self._stop,
+                self._begin_logins(logins),
                 _serve(create_app(services), settings.http_host, settings.http_port, self._stop),
                 _serve(create_gateway_app(services), settings.http_host, settings.gateway_port, self._stop),
                 grace=15.0,
             )
         finally:
             await reviews.close()
+
+    async def _begin_logins(self, logins: Logins | None) -> None:
+        """Make the first login where there is none yet, so that its password can be read before anybody calls."""
+        if logins is not None:
+            await self._insist("the logins", logins.users.book, HttpError)
+        await self._stop.wait()
 
     # -- the controller
 

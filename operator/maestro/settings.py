@@ -57,6 +57,8 @@ class Settings(BaseModel):
     token_audience: str = "maestro"  # noqa: S105 - a name, no secret
     worker_api_key_file: Path | None = None
 
+    users_secret: str = Field("", description="Secret with the logins, in Maestro's own namespace; none: no logins.")
+
     resync_seconds: float = Field(30.0, gt=0, description="How often each resource is looked at without an event.")
     kube_qps: float = Field(50.0, gt=0)
     kube_burst: int = Field(100, gt=0)

@@ -23,6 +23,8 @@ from maestro.http.execute import Execute
 from maestro.http.gateway import Gateway, GatewayCheck, OpenGateway
 from maestro.http.guard import Guard
 from maestro.http.keys import KeyRoutes
+from maestro.http.login_routes import LoginRoutes
+from maestro.http.logins.service import Logins
 from maestro.http.logs import LogRoutes
 from maestro.http.objects import Objects
 from maestro.http.older_reprocessings import OlderReprocessingRoutes
@@ -32,6 +34,7 @@ from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.schedules import ScheduleRoutes
 from maestro.http.stats import StatsRoutes
+from maestro.http.user_routes import UserRoutes
 from maestro.http.views import RunViews
 from maestro.http.worker import WorkerRoutes
 from maestro.kube.cache import ObjectCache
@@ -63,6 +66,8 @@ class Services:
         Which Solutions are blocked.
     stopping
         Set when the server is told to stop, so that log streams end.
+    logins
+        The installation's own logins; None: it has none.
     """
 
     store: RunStore
@@ -75,6 +80,7 @@ class Services:
     reprocessings: ObjectCache = field(default_factory=lambda: ObjectCache(REPROCESSING))
     gateway: Gateway = field(default_factory=OpenGateway)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    logins: Logins | None = None
     clock: Clock = utcnow
 
 
@@ -126,6 +132,8 @@ def _endpoints(services: Services) -> list[Endpoint]:
         ).endpoints(),
         *_older_endpoints(services),
         *StatsRoutes(store, services.catalog, directory, authenticator, services.clock).endpoints(),
+        *LoginRoutes(services.logins, authenticator).endpoints(),
+        *UserRoutes(services.logins, authenticator, services.settings.namespace, services.clock).endpoints(),
         *health.endpoints(),
     ]
     return [*table, _document(table)]

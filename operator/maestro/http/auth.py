@@ -15,6 +15,8 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
 from maestro.http.errors import HttpError, unavailable
+from maestro.http.logins.roles import Role, may
+from maestro.http.logins.tokens import PREFIX
 from maestro.http.ttlcache import TtlCache
 from maestro.kube.errors import KubeError
 from maestro.resources import GROUP
@@ -61,15 +63,27 @@ class PodOwners(Protocol):
         """The Automation at the end of the pod's chain of owners; None where there is none."""
 
 
+class LoginTokens(Protocol):
+    """Knows the tokens of logins."""
+
+    async def person(self, token: str) -> Person | None:
+        """Who holds a token; None for one that is over or void."""
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A caller that the API server knows; `key` stands for the token, and is no secret."""
+    """A caller that the API server knows, or a login; `key` stands for the token, and is no secret."""
 
     key: bytes = field(repr=False)
     username: str
     uid: str
     groups: tuple[str, ...]
     extra: tuple[tuple[str, tuple[str, ...]], ...]
+    role: Role | None = None
+    """Of a login: its role says what it may do, in these namespaces (none: in all). RBAC isn't asked."""
+    namespaces: tuple[str, ...] = ()
+    must_change: bool = False
+    """The password has to be changed before anything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +157,24 @@ class Authenticator:
         The audience that workers' tokens must have been made for.
     api_key
         The shared key of workers that have no such token; None: not accepted.
+    logins
+        The installation's own logins; None: it has none.
     """
 
-    def __init__(self, reviews: Reviews, owners: PodOwners, *, audience: str, api_key: ApiKey | None = None) -> None:
+    def __init__(
+        self,
+        reviews: Reviews,
+        owners: PodOwners,
+        *,
+        audience: str,
+        api_key: ApiKey | None = None,
+        logins: LoginTokens | None = None,
+    ) -> None:
         self._reviews = reviews
         self._owners = owners
         self._audience = audience
         self._api_key = api_key
+        self._logins = logins
         self._gate = asyncio.Semaphore(_REVIEWS_AT_ONCE)
         self._people: TtlCache[bytes, Person | None] = TtlCache(
             _CACHE_SIZE, lambda person: _PERSON_SECONDS if person else _REFUSED_SECONDS
@@ -162,8 +187,13 @@ class Authenticator:
         )
         self._verdicts: TtlCache[tuple[bytes, Permission], bool] = TtlCache(_CACHE_SIZE, lambda _: _PERSON_SECONDS)
 
-    async def person(self, connection: HTTPConnection) -> Person:
-        """Who calls, by their Kubernetes bearer token.
+    async def person(self, connection: HTTPConnection, *, with_any_password: bool = False) -> Person:
+        """Who calls, by their Kubernetes bearer token or that of a login.
+
+        Parameters
+        ----------
+        with_any_password
+            Let logins pass that must change their password first.
 
         Raises
         ------
@@ -172,11 +202,13 @@ class Authenticator:
         """
         token = _bearer(connection.headers)
         if token is None:
-            raise _unauthorized("a Kubernetes bearer token is needed: Authorization: Bearer <token>")
+            raise unauthorized("a Kubernetes bearer token is needed: Authorization: Bearer <token>")
+        if token.startswith(PREFIX):
+            return await self._login(token, with_any_password)
         key = _digest(token)
         person = await self._people.get(key, lambda: self._review_person(key, token))
         if person is None:
-            raise _unauthorized("the bearer token isn't valid: wrong, expired or made for another audience")
+            raise unauthorized("the bearer token isn't valid: wrong, expired or made for another audience")
         return person
 
     async def worker(self, connection: HTTPConnection) -> Worker:
@@ -189,6 +221,8 @@ class Authenticator:
             server is away and the token isn't known yet.
         """
         token = _bearer(connection.headers)
+        if token is not None and token.startswith(PREFIX):
+            raise unauthorized("a worker's token is needed, not that of a login")
         if token is not None:
             found = await self._workers.get(_digest(token), lambda: self._review_worker(token))
             if isinstance(found, HttpError):
@@ -196,11 +230,11 @@ class Authenticator:
             return found
         key = connection.headers.get(API_KEY_HEADER)
         if key is None:
-            raise _unauthorized("a worker's token (Authorization: Bearer <token>) or X-Worker-API-Key is needed")
+            raise unauthorized("a worker's token (Authorization: Bearer <token>) or X-Worker-API-Key is needed")
         if self._api_key is None or not self._api_key.present:
-            raise _unauthorized("this installation has no X-Worker-API-Key; a worker's token is needed")
+            raise unauthorized("this installation has no X-Worker-API-Key; a worker's token is needed")
         if not self._api_key.matches(key):
-            raise _unauthorized("X-Worker-API-Key isn't the key of this installation")
+            raise unauthorized("X-Worker-API-Key isn't the key of this installation")
         return Worker(connection.client.host if connection.client else "unknown", None)
 
     async def anyone(self, connection: HTTPConnection) -> None:
@@ -214,13 +248,25 @@ class Authenticator:
                 await self.person(connection)
 
     async def allowed(self, person: Person, permission: Permission) -> bool:
-        """Whether RBAC gives the person this permission; 503 while the API server is away."""
+        """Whether RBAC, or a login's role, gives the person this permission; 503 while the API server is away."""
+        if person.role is not None:
+            here = not person.namespaces or permission.namespace in person.namespaces
+            return here and may(person.role, permission.verb, permission.resource, permission.subresource)
         return await self._verdicts.get((person.key, permission), lambda: self._review_access(person, permission))
 
     async def require(self, person: Person, permission: Permission) -> None:
         """403 that names the missing permission, unless the person has it."""
         if not await self.allowed(person, permission):
             raise HttpError(403, f"{person.username} may not {permission}")
+
+    async def _login(self, token: str, with_any_password: bool) -> Person:
+        person = None if self._logins is None else await self._logins.person(token)
+        if person is None:
+            raise unauthorized("the login is over or void; log in again")
+        if person.must_change and not with_any_password:
+            message = "change your password first: POST /api/v1/auth/change-password"
+            raise HttpError(403, message, reason="PasswordChangeRequired")
+        return person
 
     async def _review_person(self, key: bytes, token: str) -> Person | None:
         status = await self._token_review(token, ())
@@ -230,7 +276,7 @@ class Authenticator:
         status = await self._token_review(token, (self._audience,))
         # An API server that knows nothing of audiences leaves them out of its answer; such a token isn't for us.
         if not status.get("authenticated") or self._audience not in status.get("audiences", ()):
-            return _unauthorized("the worker's token isn't valid: wrong, expired or made for another audience")
+            return unauthorized("the worker's token isn't valid: wrong, expired or made for another audience")
         user = status.get("user", {})
         extra = user.get("extra", {})
         pod, pod_uid = _first(extra.get(POD_NAME)), _first(extra.get(POD_UID))
@@ -310,11 +356,12 @@ def _bearer(headers: Headers) -> str | None:
     scheme, _, token = header.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN or not _TOKEN.fullmatch(token):
-        raise _unauthorized("the Authorization header must be: Bearer <token>")
+        raise unauthorized("the Authorization header must be: Bearer <token>")
     return token
 
 
-def _unauthorized(message: str) -> HttpError:
+def unauthorized(message: str) -> HttpError:
+    """401."""
     return HttpError(401, message, headers={"WWW-Authenticate": "Bearer"})
 
 

@@ -56,6 +56,11 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 
 
 _SECURITY = {
+    "login": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "The access token of a login (`/api/v1/auth/login`); its role decides.",
+    },
     "kubernetesToken": {
         "type": "http",
         "scheme": "bearer",
@@ -70,7 +75,7 @@ _SECURITY = {
 }
 _SECURITY_OF: dict[str, list[dict[str, list[str]]]] = {
     "nobody": [],
-    "person": [{"kubernetesToken": []}],
+    "person": [{"kubernetesToken": []}, {"login": []}],
     "worker": [{"workerToken": []}, {"workerKey": []}],
 }
 
@@ -166,6 +171,8 @@ def _path_parameter(path: str, name: str) -> dict[str, Any]:
             return {"description": f"The {kind}: `<name>` or `<namespace>.<name>`.", "schema": schema}
     if path.startswith("/api/v1/dead-letters/"):
         return {"description": "The letter's number.", "schema": {"type": "integer", "minimum": 1}}
+    if path.startswith("/api/v1/users/"):
+        return {"description": "The user's name.", "schema": {"type": "string", "minLength": 1, "maxLength": 63}}
     return {"description": "The Run's id.", "schema": {"type": "string", "format": "uuid"}}
 
 

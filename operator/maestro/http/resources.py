@@ -61,11 +61,12 @@ class ResourceAccess:
         return await self._authenticator.allowed(person, Permission("list", self._kind.plural, "", namespace))
 
 
-async def given(request: Request, model: type[M], *, optional: bool = False) -> M:
+async def given(request: Request, model: type[M], limit: int = BODY_LIMIT, *, optional: bool = False) -> M:
     """The body as its model; 422 with path and rule. `optional`: it may be absent, which is an empty object."""
-    raw = await body.read(request, BODY_LIMIT)
+    parse = body.optional_object if optional else body.parse_object
+    raw = parse(await body.read(request, limit))
     try:
-        return model.model_validate(body.optional_object(raw) if optional else body.parse_object(raw))
+        return model.model_validate(raw)
     except ValidationError as error:
         raise invalid_model(error, model) from None
 

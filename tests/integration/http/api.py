@@ -19,6 +19,7 @@ from maestro.http.app import Services, create_app
 from maestro.http.auth import ApiKey, Authenticator, Owner
 from maestro.http.directory import CacheCatalog
 from maestro.http.gateway import Gateway, OpenGateway
+from maestro.http.logins.service import Logins
 from maestro.http.objects import Objects
 from maestro.http.server import server_config
 from maestro.kube.cache import ObjectCache
@@ -92,7 +93,7 @@ class Api:
     def __init__(
         self,
         folder: Path,
-        connect: Callable[[], Coroutine[Any, Any, tuple[KubeClient, Authenticator]]] | None = None,
+        connect: Callable[[Logins | None], Coroutine[Any, Any, tuple[KubeClient, Authenticator]]] | None = None,
         *,
         gateway: Gateway | None = None,
         writer: Callable[[], Coroutine[Any, Any, KubeClient]] | None = None,
@@ -104,20 +105,28 @@ class Api:
         self.store: RunStore = RunStore.open(f"sqlite:///{folder}/maestro.db")
         key = folder / "worker-api-key"
         key.write_text(API_KEY)
-        self.settings = Settings(namespace="team", **settings)
+        self.settings = Settings(**{"namespace": "team", **settings})
         namespaces = self.settings.watch_namespaces or None
         self._caches = {kind: ObjectCache(kind, namespaces=namespaces) for kind in (AUTOMATION, SCHEDULE, REPROCESSING)}
         for cache in self._caches.values():
             cache.replace([])
         self.cache = self._caches[AUTOMATION]
         self._client: KubeClient | None = None
-        if connect is None:
-            self.authenticator = Authenticator(self.cluster, self.cluster, audience="maestro", api_key=ApiKey(key))
-        else:
-            self._client, self.authenticator = self.loop.run(connect())
         self.stopping = asyncio.Event()
         self.objects = MemoryObjects(self._watched)
         self._writer = None if writer is None else self.loop.run(writer())
+        secret = self.settings.users_secret
+        if secret and writer is None:
+            self.objects.found["secrets", self.settings.namespace, secret] = {
+                "metadata": {"name": secret, "namespace": self.settings.namespace, "generation": 1},
+            }
+        logins = Logins.of_secret(self._writer or self.objects, self.settings.namespace, secret) if secret else None
+        if connect is None:
+            self.authenticator = Authenticator(
+                self.cluster, self.cluster, audience="maestro", api_key=ApiKey(key), logins=logins
+            )
+        else:
+            self._client, self.authenticator = self.loop.run(connect(logins))
         self.services = Services(
             store=self.store,
             catalog=CacheCatalog(self.cache),
@@ -129,6 +138,7 @@ class Api:
             reprocessings=self._caches[REPROCESSING],
             gateway=gateway or OpenGateway(),
             stopping=self.stopping,
+            logins=logins,
         )
         self._informers = [
             asyncio.run_coroutine_threadsafe(
@@ -153,6 +163,8 @@ class Api:
         self.loop.close()
 
     def _watched(self, kind: Kind, namespace: str, name: str, made: dict[str, Any] | None) -> None:
+        if kind not in self._caches:
+            return
         if made is None:
             self._caches[kind].remove(namespace, name)
         else:

@@ -27,7 +27,7 @@ class MemoryObjects:
         found = self.found.get((kind.plural, namespace or "", name))
         if found is None:
             raise NotFound(404, "NotFound", f"{kind.plural} {name!r} not found", {"kind": kind.plural, "name": name})
-        return found
+        return {**found, "metadata": {"resourceVersion": "0", **found["metadata"]}}
 
     async def create(self, kind: Kind, namespace: str | None, body: Mapping[str, Any], *, manager: str) -> Object:
         name = body["metadata"]["name"]
@@ -42,10 +42,11 @@ class MemoryObjects:
         return self._write(kind, {**(await self.get(kind, namespace, name)), "spec": body["spec"]})
 
     async def patch(
-        self, kind: Kind, namespace: str | None, name: str, body: Mapping[str, Any], *, manager: str
+        self, kind: Kind, namespace: str | None, name: str, body: Mapping[str, Any], *, manager: str = "maestro"
     ) -> Object:
         found = await self.get(kind, namespace, name)
-        return self._write(kind, {**found, "spec": {**found["spec"], **body.get("spec", {})}})
+        merged = {part: {**found.get(part, {}), **body[part]} for part in ("spec", "data") if part in body}
+        return self._write(kind, {**found, **merged})
 
     async def delete(self, kind: Kind, namespace: str | None, name: str, *, uid: str | None = None) -> None:
         if self.found.pop((kind.plural, namespace or "", name), None) is not None:

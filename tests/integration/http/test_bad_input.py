@@ -29,7 +29,7 @@ NOBODY = "018f0000-0000-7000-8000-00000000dead"
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    running = Api(tmp_path_factory.mktemp("api"))
+    running = Api(tmp_path_factory.mktemp("api"), users_secret="users")
     try:
         running.automation(parameterSchema=SCHEMA)
         running.automation("other")
@@ -128,6 +128,36 @@ CASES = [
     Case("POST", MANY, 422, "deeper", raw=b'[{"parameters": {"url": ' + b"[" * 90 + b"]" * 90 + b"}}]"),
     Case("POST", MANY, 413, "8388608", raw=b"x" * (9 * MIB)),
     Case("POST", "/api/v1/automations/other/execute-many", 413, "10000", raw=b"{}\n" * 10_001),
+    # Logins
+    Case("POST", "/api/v1/auth/login", 400, "empty", token=None),
+    Case("POST", "/api/v1/auth/login", 422, "exactly one of", {"password": "x"}, token=None),
+    Case("POST", "/api/v1/auth/login", 422, "exactly one of", {"username": "a", "email": "a@b", "password": "x"}),
+    Case("POST", "/api/v1/auth/login", 422, "password: is required", {"username": "a"}, token=None, detail="password"),
+    Case("POST", "/api/v1/auth/login", 422, "password", {"username": "a", "password": 5}, detail="password"),
+    Case("POST", "/api/v1/auth/login", 422, "password", {"username": "a", "password": "x" * 2000}, detail="password"),
+    Case("POST", "/api/v1/auth/login", 401, "name or the password", {"username": "a", "password": "x"}, token=None),
+    Case("POST", "/api/v1/auth/login", 413, "16384", {"username": "a" * 20_000, "password": "x"}, token=None),
+    Case("POST", "/api/v1/auth/refresh", 401, "log in again", {"refreshToken": "maestro_x.y.z"}, token=None),
+    Case("POST", "/api/v1/auth/refresh", 422, "refreshToken", {}, token=None, detail="refreshToken"),
+    Case("GET", "/api/v1/auth/me", 401, "bearer token is needed", token=None),
+    Case("GET", "/api/v1/auth/me", 401, "log in again", token="maestro_eyJhbGciOiJub25lIn0.e30."),
+    Case(
+        "POST",
+        "/api/v1/auth/change-password",
+        409,
+        "isn't a login",
+        {"currentPassword": "x", "newPassword": "correct horse battery"},
+    ),
+    Case("GET", "/api/v1/users", 403, "bob may not list users in namespace team", token="bob"),
+    Case("GET", "/api/v1/users/nobody", 404, "no user 'nobody'"),
+    Case("POST", "/api/v1/users", 422, "username", {"username": "a b"}, detail="username"),
+    Case("POST", "/api/v1/users", 422, "role", {"username": "a", "role": "root"}, detail="role"),
+    Case("POST", "/api/v1/users", 422, "password: must have 12", {"username": "a", "password": "x"}, detail="password"),
+    Case("POST", "/api/v1/users", 422, "email", {"username": "a", "email": "nowhere"}, detail="email"),
+    Case("POST", "/api/v1/users", 409, "there is a user admin already", {"username": "Admin"}),
+    Case("PUT", "/api/v1/users/admin", 422, "unknown field", {"username": "other"}, detail="username"),
+    Case("PUT", "/api/v1/users/admin", 422, "role", {"role": None}, detail="role"),
+    Case("DELETE", "/api/v1/users/admin", 409, "last admin"),
     # Many by filter
     Case("POST", "/api/v1/jobs/cancel", 400, "empty"),
     Case("POST", "/api/v1/jobs/cancel", 422, "at least one of", {}),

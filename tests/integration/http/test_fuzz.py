@@ -18,7 +18,7 @@ JOB = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    running = Api(tmp_path_factory.mktemp("api"))
+    running = Api(tmp_path_factory.mktemp("api"), users_secret="users")
     try:
         running.automation(parameterSchema=SCHEMA)
         yield running

@@ -15,6 +15,7 @@ from tests.cluster.process import wait_for
 from tests.integration.http.api import Api
 
 from maestro.http.auth import Authenticator
+from maestro.http.logins.service import Logins
 from maestro.http.owners import KubePodOwners
 from maestro.kube.client import KubeClient
 
@@ -129,9 +130,9 @@ def owner_reference(owner: dict[str, Any]) -> dict[str, Any]:
 
 
 def kubernetes_authenticator(server: ApiServer) -> Callable[[], Any]:
-    async def connect() -> tuple[KubeClient, Authenticator]:
+    async def connect(logins: Logins | None) -> tuple[KubeClient, Authenticator]:
         client = await KubeClient.connect(server.kubeconfig)
-        return client, Authenticator(client, KubePodOwners(client), audience="maestro")
+        return client, Authenticator(client, KubePodOwners(client), audience="maestro", logins=logins)
 
     return connect
 
