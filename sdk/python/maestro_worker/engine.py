@@ -164,6 +164,7 @@ class Engine:
         self._touched: dict[str, _Hand] = {}
         self._touched_since = 0.0
         self._outbox: deque[_Item] = deque()
+        self._behind = False  # the last request had no room for all of it
         self._request: list[_Item] = []  # in flight; kept as it is until it was answered
         self._held: list[_Item] = []  # starts that were told to wait
         self._ask_at = float("inf")
@@ -271,15 +272,18 @@ class Engine:
         self._ask_again(now)
         self._begin_starts()
         self._beat(now)
-        for hand in self._touched.values():
-            self._say(hand, now)
-        self._touched.clear()
+        if not self._behind:
+            # Otherwise lines wait where their number is bounded: a Run may log faster than they can be sent.
+            for hand in self._touched.values():
+                self._say(hand, now)
+            self._touched.clear()
         size = 0
         while self._outbox and len(self._request) < wire.MAX_ITEMS:
             size += len(self._outbox[0].body) + 1
             if size > wire.MAX_BYTES and self._request:
                 break
             self._request.append(self._outbox.popleft())
+        self._behind = bool(self._outbox)
 
     def _api_away(self, error: ApiAway) -> None:
         now = self._clock()
@@ -518,10 +522,8 @@ class Engine:
         if run is None or attempt is None or not run.has_news:
             return
         run.taken()
-        lines = run.take_lines()
-        for first in range(0, len(lines), wire.MAX_LINES):
-            body = attempt.log(lines[first : first + wire.MAX_LINES])
-            self._outbox.append(_Item(body, hand, self._lines_answered))
+        for lines in wire.portions(run.take_lines()):
+            self._outbox.append(_Item(attempt.log(lines), hand, self._lines_answered))
         progress = run.take_progress()
         if progress is not None:
             self._outbox.append(_Item(attempt.progress(progress), hand, self._progress_answered))

@@ -16,7 +16,7 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MESSAGE_LIMIT = 16_000
 """Characters of one log line; the rest is cut off."""
 LINES_LIMIT = 10_000
-"""Log lines of one Run that wait to be sent; while the API is away the oldest give way."""
+"""Log lines of one Run that wait to be sent; while the API is away, or slower than they come, the oldest give way."""
 
 _current: ContextVar[Run | None] = ContextVar("maestro_run", default=None)
 
@@ -234,7 +234,7 @@ class Run:
         """The lines that wait to be sent, in order; they are the caller's from now on."""
         lines = [self._lines.popleft() for _ in range(len(self._lines))]
         if self._lost_lines and lines:
-            note = f"{self._lost_lines} older lines were dropped while Maestro could not be reached"
+            note = f"{self._lost_lines} older lines were dropped: they came faster than Maestro took them"
             lines.insert(0, Line("WARNING", note, lines[0].at))
             self._lost_lines = 0
         return lines

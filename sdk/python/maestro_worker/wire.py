@@ -5,7 +5,7 @@ Everything here is on the way of every Run, so items are put together from bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -18,6 +18,8 @@ MAX_BYTES = 7_500_000
 """Of one request; the API takes 8 MB."""
 MAX_LINES = 500
 """Log lines in one item."""
+MAX_CHARACTERS = 500_000
+"""Of the lines in one item: at six bytes each, the most that JSON takes for one, they fit into a request."""
 
 Answer = Mapping[str, Any]
 """The answer to one item: `status` (an HTTP code), and what belongs to it; see the API's documentation."""
@@ -87,6 +89,18 @@ def _fields(given: Mapping[str, Any]) -> bytes:
     """`,"name":value` for each field that is set."""
     encoded = to_json({name: value for name, value in given.items() if value is not None})[1:-1]
     return b"," + encoded if encoded else b""
+
+
+def portions(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    """Lines in portions that one item takes."""
+    first = characters = 0
+    for at, line in enumerate(lines):
+        if at - first == MAX_LINES or (at > first and characters + len(line.message) > MAX_CHARACTERS):
+            yield lines[first:at]
+            first, characters = at, 0
+        characters += len(line.message)
+    if first < len(lines):
+        yield lines[first:]
 
 
 def body(items: Sequence[bytes]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.sdk.world import World, answer, until
 
-from maestro_worker import BusinessError, Canceled, NothingToDo, Run, current_run, worker
+from maestro_worker import BusinessError, Canceled, NothingToDo, Run, current_run, wire, worker
 from maestro_worker.wire import Answer
 
 
@@ -601,3 +602,47 @@ def test_a_start_that_may_have_been_heard_does(gate: Gate) -> None:
         until(world.joined)
     assert world.transport.returned == []
     assert world.api.states["a"] == "Pending", "it was handed back"
+
+
+def test_long_lines_go_in_requests_that_the_api_takes() -> None:
+    @worker
+    def work(run: Run) -> None:
+        for _ in range(1_000):
+            run.log("\x01" * 16_000)
+
+    with World(work) as world:
+        world.run("a")
+        until(lambda: world.transport.done)
+    logs = world.api.said("log")
+    assert sum(len(item["lines"]) for item in logs) == 1_000
+    assert max(len(json.dumps(item)) for item in logs) < wire.MAX_BYTES
+
+
+def test_a_run_that_logs_faster_than_lines_are_sent_is_bounded_and_told() -> None:
+    total = 40_000
+    closed, logged, opened = threading.Event(), threading.Event(), threading.Event()
+
+    @worker
+    def work(run: Run) -> None:
+        run.log("0 ")
+        assert closed.wait(30)
+        for n in range(1, total):
+            run.log(f"{n} " + "x" * 1_000)
+        logged.set()
+        assert opened.wait(30)
+
+    with World(work) as world:
+        world.run("a")
+        until(lambda: world.api.said("log"))
+        world.api.gate.clear()
+        closed.set()
+        until(logged.is_set)
+        world.api.gate.set()
+        opened.set()
+        until(lambda: world.transport.done)
+    lines = [line["message"] for item in world.api.said("log") for line in item["lines"]]
+    notes = [line for line in lines if "older lines were dropped" in line]
+    dropped = sum(int(note.split()[0]) for note in notes)
+    assert dropped > 0
+    assert len(lines) - len(notes) + dropped == total
+    assert lines[-1].startswith(f"{total - 1} ")
