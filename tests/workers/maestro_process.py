@@ -3,7 +3,8 @@
     python -m tests.workers.maestro_process <configuration file>
 
 The configuration is JSON: `store` (URL), `broker` (AMQP URL), `port`, `api_key_file`, `automations` (a list of fields
-of `Registration`, `policy` with those of `RunPolicy`). What Kubernetes would answer is answered here; see `Cluster`.
+of `Registration`, `policy` with those of `RunPolicy`), `grace` (seconds after which it looks for what a queue lost; absent:
+the product's own). What Kubernetes would answer is answered here; see `Cluster`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,22 @@ import uvloop
 from tests.integration.http.objects import MemoryObjects
 
 from maestro.app import SWITCH_SECONDS
+from maestro.broker.consumer import Consumer
 from maestro.broker.publisher import Publisher
+from maestro.broker.topology import DEAD_LETTER_QUEUE
 from maestro.http.app import Services, create_app
 from maestro.http.auth import POD_NAME, POD_UID, ApiKey, Authenticator, Owner
 from maestro.http.directory import Version
 from maestro.http.objects import Objects
 from maestro.http.server import server_config
 from maestro.resources import Automation
+from maestro.runs.collector import DeadLetterCollector
+from maestro.runs.deadletters import DeadLetters
 from maestro.runs.dispatcher import Dispatcher
 from maestro.runs.model import Registration, RunPolicy
+from maestro.runs.repair import GRACE_SECONDS
 from maestro.runs.store import RunStore
+from maestro.runtime.tasks import run_until
 from maestro.settings import Settings
 
 
@@ -101,9 +108,13 @@ async def serve(configuration: dict[str, Any]) -> None:
     cluster = Cluster(registrations)
     key = ApiKey(Path(configuration["api_key_file"]))
     authenticator = Authenticator(cluster, cluster, audience="maestro", api_key=key)
-    publisher = Publisher(pika.URLParameters(configuration["broker"]))
-    dispatcher = Dispatcher(store, publisher, poll_seconds=0.2)
+    broker = pika.URLParameters(configuration["broker"])
+    publisher, consumer = Publisher(broker), Consumer(broker, DEAD_LETTER_QUEUE)
+    grace = configuration.get("grace", GRACE_SECONDS)
+    dispatcher = Dispatcher(store, publisher, poll_seconds=0.2, grace_seconds=grace, repair_seconds=min(grace, 15.0))
+    collector = DeadLetterCollector(DeadLetters(store), consumer, lambda: dispatcher.leadership)
     publisher.start()
+    consumer.start()
     stop = asyncio.Event()
     services = Services(
         store,
@@ -115,7 +126,7 @@ async def serve(configuration: dict[str, Any]) -> None:
     )
     server = uvicorn.Server(server_config(create_app(services), "127.0.0.1", configuration["port"]))
     loop = asyncio.get_running_loop()
-    dispatching = asyncio.create_task(dispatcher.run(stop))
+    dispatching = asyncio.create_task(run_until(stop, dispatcher.run(stop), collector.run(stop), grace=5.0))
     serving = asyncio.create_task(server.serve())
     # uvicorn takes the signals while it serves; its end is the end of all
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -123,7 +134,7 @@ async def serve(configuration: dict[str, Any]) -> None:
     stop.set()
     server.should_exit = True
     await asyncio.gather(dispatching, serving)
-    publisher.stop()
+    await asyncio.gather(asyncio.to_thread(consumer.stop), asyncio.to_thread(publisher.stop))
     await store.close()
 
 

@@ -90,14 +90,16 @@ class Process:
 class Maestro(Process):
     """Store, dispatcher and API in one process; see `maestro_process`."""
 
-    def __init__(self, folder: Path, broker: RabbitMQ, automations: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, folder: Path, broker: RabbitMQ, automations: Sequence[dict[str, Any]], **configuration: Any
+    ) -> None:
         self.database = folder / "maestro.db"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         key = folder / "api-key"
         key.write_text(API_KEY)
-        configuration = folder / "maestro.json"
-        configuration.write_text(
+        file = folder / "maestro.json"
+        file.write_text(
             json.dumps(
                 {
                     "store": f"sqlite:///{self.database}",
@@ -105,11 +107,12 @@ class Maestro(Process):
                     "port": self.port,
                     "api_key_file": str(key),
                     "automations": list(automations),
+                    **configuration,
                 }
             )
         )
-        configuration.chmod(0o600)
-        argv = [sys.executable, "-m", "tests.workers.maestro_process", str(configuration)]
+        file.chmod(0o600)
+        argv = [sys.executable, "-m", "tests.workers.maestro_process", str(file)]
         super().__init__(argv, folder / "maestro.log")
         self._http = urllib3.PoolManager(retries=False, timeout=60)
 
@@ -156,6 +159,12 @@ class Maestro(Process):
     def states(self, jobs: Sequence[str]) -> Counter[str]:
         """How many of these Runs are in which state."""
         return Counter(self.run(job)["state"] for job in jobs)
+
+    def dead_letters(self, **wanted: str) -> list[dict[str, Any]]:
+        """Dead letters, newest first, by the filters of the API."""
+        query = "&".join(f"{name}={value}" for name, value in wanted.items())
+        found: list[dict[str, Any]] = self.call("GET", f"/dead-letters?{query}")["items"]
+        return found
 
     def wait_for(self, jobs: Sequence[str], state: str = "Succeeded", patience: float = 60.0) -> None:
         """Wait until every one of these Runs is in `state`."""

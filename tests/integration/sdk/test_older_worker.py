@@ -222,3 +222,4 @@ def test_nothing_of_it_ends_as_a_dead_letter(older: Older) -> None:
     older.maestro.wait_for(jobs)
     older.all_acknowledged()
     assert messages_ready(older.broker, "maestro.dead-letters") == 0
+    assert older.maestro.dead_letters() == []

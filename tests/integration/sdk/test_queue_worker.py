@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pika
 from tests.integration.sdk.conftest import World
-from tests.workers.processes import messages_ready, until
+from tests.workers.processes import until
 
 
 def test_a_thousand_runs_through_two_workers(world: World) -> None:
@@ -210,9 +210,18 @@ def test_what_is_no_run_goes_to_the_dead_letters(world: World) -> None:
     for body in (b"not json", unknown):
         channel.basic_publish("", world.queue, body)
     connection.close()
-    until(lambda: messages_ready(world.broker, "maestro.dead-letters") == 2, "both are dead letters")
     jobs = world.submit(1)
     world.maestro.wait_for(jobs)
+    until(lambda: len(world.maestro.dead_letters()) == 2, "both are kept as dead letters")
+    letters = world.maestro.dead_letters(automation="work", reason="rejected")
+    assert [(letter["queue"], letter["runId"]) for letter in letters] == [(world.queue, None)] * 2
+    bodies = [world.maestro.call("GET", f"/dead-letters/{letter['id']}")["body"]["content"] for letter in letters]
+    assert sorted(map(str, bodies)) == sorted(["not json", str(json.loads(unknown))])
+    whys = [world.maestro.call("POST", f"/dead-letters/{letter['id']}/redrive", expect=(409,)) for letter in letters]
+    assert all("give `parameters`" in why["message"] for why in whys)
+    given = {"parameters": {"folder": str(world.marks)}}
+    redriven = world.maestro.call("POST", "/dead-letters/redrive", {"automation": "work", **given})["items"]
+    world.maestro.wait_for([item["job_id"] for item in redriven])
 
 
 def test_a_doubled_message_runs_once(world: World) -> None:
