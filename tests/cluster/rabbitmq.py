@@ -120,6 +120,13 @@ class RabbitMQ:
         self.stop()
         self.start()
 
+    def replace(self) -> None:
+        """Stop the broker and start a new one in its place, with the same administrator and nothing in it."""
+        self.stop()
+        for folder in ("mnesia", "log"):
+            shutil.rmtree(self.folder / "home" / folder, ignore_errors=True)
+        self.start()
+
     def pause(self) -> None:
         """Freeze the broker: connections stay, nothing answers. Undo with `resume()`."""
         self._running_broker().send(signal.SIGSTOP)

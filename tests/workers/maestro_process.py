@@ -3,8 +3,8 @@
     python -m tests.workers.maestro_process <configuration file>
 
 The configuration is JSON: `store` (URL), `broker` (AMQP URL), `port`, `api_key_file`, `automations` (a list of fields
-of `Registration`, `policy` with those of `RunPolicy`), `grace` (seconds after which it looks for what a queue lost; absent:
-the product's own). What Kubernetes would answer is answered here; see `Cluster`.
+of `Registration`, `policy` with those of `RunPolicy`), `grace` (seconds after which it looks for what a queue lost;
+absent: the product's own). What Kubernetes would answer is answered here; see `Cluster`.
 """
 
 from __future__ import annotations

@@ -135,6 +135,7 @@ class Execute:
         details: list[Detail] = []
         for number, (given, text) in enumerate(body.items(raw, MOST_LINES)):
             try:
+                _check_size(text)
                 body.check(given, text)
                 if not isinstance(given, dict):
                     raise invalid("", f"must be an object, not {body.kind(given)}")
@@ -172,6 +173,13 @@ class Execute:
         except (Backlog, NeverFits, IdempotencyConflict) as error:
             metrics.RUNS_REFUSED.labels(why=_WHY[type(error)]).inc()
             raise
+
+
+def _check_size(text: str) -> None:
+    """What one Run may carry is the same in a list as alone."""
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+    if size > body.PARAMETERS_LIMIT:
+        raise invalid("", f"is larger than {body.PARAMETERS_LIMIT} bytes (1 MiB), the limit of one Run")
 
 
 def _wanted(given: dict[str, Any]) -> RunRequest:

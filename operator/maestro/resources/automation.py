@@ -290,7 +290,7 @@ class History(Model):
         FailedRetention, "How many failed and canceled Runs are kept, and how long. The last failure is always kept."
     )
     log_lines: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        10_000, description="How many log lines of a Run are kept, the first ones; one more says so. Defaults to 10000."
+        10_000, description="How many log lines of a Run are kept: the first, and one that says so. Defaults to 10000."
     )
 
 
