@@ -191,7 +191,7 @@ class Worker(Process):
         function: str,
         folder: Path,
         *,
-        maestro: Maestro,
+        maestro: Maestro | str,
         broker: RabbitMQ | str,
         queue: str,
         concurrency: int = 4,
@@ -202,7 +202,7 @@ class Worker(Process):
         url_file.write_text(broker if isinstance(broker, str) else broker.amqp_url)
         env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MAESTRO_")},
-            "MAESTRO_API_URL": maestro.url,
+            "MAESTRO_API_URL": maestro if isinstance(maestro, str) else maestro.url,
             "MAESTRO_WORKER_API_KEY": API_KEY,
             "MAESTRO_BROKER_URL_FILE": str(url_file),
             "MAESTRO_QUEUE": queue,
