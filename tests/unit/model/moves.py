@@ -120,7 +120,7 @@ def freeze(system: System, a: int, b: int) -> None:
 
 
 def die(system: System, a: int, b: int) -> None:
-    system.die(_of(PROCESSES, a), seen=b % 2 > 0)
+    system.die(_of(PROCESSES, a), seen=b % 4 > 0, told=b % 4 == 3)
 
 
 def cancel(system: System, a: int, b: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from maestro.runs import lifecycle
+from maestro.runs import company, lifecycle
 from maestro.runs.lifecycle import End, Event, Happening, Run, Step
 from maestro.runs.model import Claimed, Counts, QueuedRun, Registration, RunPolicy, from_micros, micros, to_micros
 from maestro.runs.repair import Repair
@@ -99,6 +99,7 @@ class System:
         self.now = to_micros(datetime.fromisoformat("2026-01-01T00:00:00+00:00"))
         self.runs: list[Run] = []
         self.queued_at: dict[int, int] = {}
+        self.asked_at: dict[int, int] = {}
         self.attempts: dict[tuple[int, int], tuple[str | None, str]] = {}
         self.shut = False
         # the leader's row
@@ -262,8 +263,9 @@ class System:
         saying = self.sayings[index] if keep else self.sayings.pop(index)
         self._report(saying)
 
-    def die(self, process: str, *, seen: bool = True) -> None:
-        """A process is killed, and another starts in its place; `seen`: its pod is seen to end."""
+    def die(self, process: str, *, seen: bool = True, told: bool = False) -> None:
+        """A process is killed, and another starts in its place; `seen`: its pod is seen to end; `told`: it had been
+        told to stop."""
         self.blip(process)
         self.processes[process].hands.clear()
         if not seen:
@@ -273,10 +275,10 @@ class System:
             if other.pod == pod:
                 self.blip(other.name)
                 other.hands.clear()
-        for run, row in enumerate(self.runs):
-            if row.state == lifecycle.R and (row.holder or "").partition("/")[0] == pod:
-                self._happen(run, Happening(Event.POD_GONE))
-                self.rights.pop(run, None)
+        lost = self._running_in(pod)
+        for run in lost:
+            self._happen(run, Happening(Event.POD_GONE, company=len(lost) > 1, told=told))
+            self.rights.pop(run, None)
 
     # -- when nothing fails any more ----------------------------------------------------------------------------------
 
@@ -296,6 +298,8 @@ class System:
             for _ in self.runs:
                 self.claim()
             self.look_after()
+            for index in range(len(self.unacked)):
+                self.start_again(index)
             while self.queue:
                 self.deliver("b/1")
                 for run in list(self.processes["b/1"].hands):
@@ -358,6 +362,27 @@ class System:
         else:
             self._settle(process.name, run)
 
+    def _running_in(self, pod: str) -> list[int]:
+        return [
+            run
+            for run, row in enumerate(self.runs)
+            if row.state == lifecycle.R and (row.holder or "").partition("/")[0] == pod
+        ]
+
+    def _company(self, run: int, pod: str) -> tuple[bool, bool]:
+        """What `runs/company.py` finds out for a start."""
+        if self.runs[run].alone == lifecycle.ALONE:
+            return any(other != run for other in self._running_in(pod)), False
+        return False, any(
+            row.alone == lifecycle.ALONE
+            and (row.holder or "").partition("/")[0] == pod
+            and (row.state == lifecycle.R or (row.state == lifecycle.Q and self._asks(other, row)))
+            for other, row in enumerate(self.runs)
+        )
+
+    def _asks(self, run: int, row: Run) -> bool:
+        return row.holder_pub == row.pub and self.now - self.asked_at.get(run, 0) < company.ASKS_AGAIN
+
     def _happen_start(self, run: int, happening: Happening) -> Step:
         # the account is kept after the table has spoken: until then the right of the one before it counts
         row = self.runs[run]
@@ -376,6 +401,8 @@ class System:
             raise Violation("a Run started behind a shut gateway")
         if due_at is not None and due_at > self.now and state != lifecycle.R:
             raise Violation("a Run started before it was due")
+        if self.runs[run].alone == lifecycle.ALONE and len(self._running_in(process.pod)) > 1 and not process.older:
+            raise Violation("a Run that has to be alone began beside another")
         lease = POLICY.timeout + POLICY.cancel_grace if process.older else POLICY.heartbeat_timeout
         self.rights[run] = Right(worker, self.runs[run].attempt, self.now + micros(lease))
         self._check(run)

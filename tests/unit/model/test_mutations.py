@@ -98,6 +98,11 @@ def a_gateway_that_leaves_queued_ones(patch: pytest.MonkeyPatch) -> Variant:
     return Variant()
 
 
+def a_start_beside_others(patch: pytest.MonkeyPatch) -> Variant:
+    patch.setattr(lifecycle, "_wait", lifecycle._begin)
+    return Variant()
+
+
 @pytest.mark.parametrize(
     ("broken", "noticed"),
     [
@@ -107,8 +112,9 @@ def a_gateway_that_leaves_queued_ones(patch: pytest.MonkeyPatch) -> Variant:
         (a_redelivery_takes_over, "while another was alive"),
         (a_poll_without_attempt_and_worker, "renewed by somebody"),
         (an_old_copys_dead_letter_fails_a_running_run, "a dead letter ended an attempt"),
-        (an_older_start_before_the_retry_is_due, "before it was due|behind a shut gateway"),
+        (an_older_start_before_the_retry_is_due, "before it was due|behind a shut gateway|began beside another"),
         (a_gateway_that_leaves_queued_ones, "behind a shut gateway"),
+        (a_start_beside_others, "began beside another"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )
