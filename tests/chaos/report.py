@@ -18,7 +18,7 @@ class Report:
 
     runs: int = 0
     states: Counter[str] = field(default_factory=Counter)
-    attempts_lost: int = 0
+    attempts_charged: int = 0
     began: int = 0
     ended: int = 0
     broken: list[str] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Report:
             f"executions ended           {self.ended}",
             f"doubled executions begun   {self.began - self.runs}  (what at-least-once delivery has cost)",
             f"doubled executions ended   {self.ended - self.runs}",
-            f"attempts beyond the first  {self.attempts_lost}",
+            f"attempts charged again     {self.attempts_charged}  (what was lost together isn't charged)",
             f"promises broken            {len(self.broken)}",
             *(f"  {line}" for line in self.broken[:20]),
         ]
@@ -44,7 +44,7 @@ def judge(world: World) -> Report:
     written = ledger.read(world.ledger)
     report = Report(runs=len(world.accepted))
     report.states = Counter(run["state"] for run in shown.values())
-    report.attempts_lost = sum(run["retryCount"] for run in shown.values())
+    report.attempts_charged = sum(run["retryCount"] for run in shown.values())
     report.began = sum(len(one.began) for one in written.values())
     report.ended = sum(len(one.ended) for one in written.values())
     broken = report.broken
