@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 from maestro.automation.world import Note, Observed
 from maestro.resources import Automation, Condition, names
-from maestro.resources.conditions import READY, ConditionStatus, Settlement, find_condition, set_condition, settle
+from maestro.resources.conditions import (
+    READY,
+    ConditionStatus,
+    Settlement,
+    find_condition,
+    remove_condition,
+    set_condition,
+    settle,
+)
 
 Object = Mapping[str, Any]
 
@@ -18,6 +26,7 @@ OUTAGE_PATIENCE = 60.0
 COUNTERS_EVERY = 30.0
 """Seconds between two writes of nothing but counters."""
 
+STORE_RESTORED = "StoreRestored"
 _UNAVAILABLE = {"BrokerUnavailable", "StoreUnavailable"}
 
 
@@ -93,7 +102,7 @@ def _conditions(
     }
     for type_, verdict in aspects.items():
         conditions = set_condition(conditions, type_, verdict.status, verdict.reason, verdict.message, generation, now)
-    return conditions
+    return _restored(automation, seen, conditions, now)
 
 
 def _ready(
@@ -146,6 +155,21 @@ def _paused(automation: Automation, seen: Observed) -> Verdict:
     )
 
 
+def _restored(automation: Automation, seen: Observed, conditions: list[Condition], now: datetime) -> list[Condition]:
+    """`StoreRestored` is there only while it holds: where it never happened nobody must wonder what it is."""
+    summary = seen.store.summary
+    if summary is None:
+        return conditions
+    if not summary.counts.unknown:
+        return remove_condition(conditions, STORE_RESTORED)
+    text = (
+        "the run store was restored from a backup, and Runs that workers speak of aren't in it: "
+        f"{summary.counts.unknown}. GET /api/v1/unknown-runs lists them; accept each again, or discard it"
+    )
+    generation = automation.metadata.generation
+    return set_condition(conditions, STORE_RESTORED, "True", "UnknownRuns", text, generation, now)
+
+
 def _store_verdict(automation: Automation, seen: Observed, now: datetime) -> tuple[Verdict | None, float | None]:
     """What the store's outage is worth saying, and when to look again."""
     store = seen.store
@@ -175,6 +199,9 @@ def _transitions(before: list[Condition], after: list[Condition]) -> tuple[Note,
         if was != new.status and reason not in {note.reason for note in notes}:
             level: Literal["Normal", "Warning"] = "Warning" if reason == "Paused" else "Normal"
             notes.append(Note(level, reason, new.message or "Runs are dispatched again"))
+    restored = find_condition(after, STORE_RESTORED)
+    if restored is not None and find_condition(before, STORE_RESTORED) is None:
+        notes.append(Note("Warning", STORE_RESTORED, restored.message))
     return tuple(notes)
 
 

@@ -34,6 +34,7 @@ from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.schedules import ScheduleRoutes
 from maestro.http.stats import StatsRoutes
+from maestro.http.unknown import UnknownRoutes
 from maestro.http.user_routes import UserRoutes
 from maestro.http.views import RunViews
 from maestro.http.worker import WorkerRoutes
@@ -119,6 +120,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *RunRoutes(store, directory, authenticator, access, views).endpoints(),
         *BulkRoutes(store, directory, authenticator).endpoints(),
         *KeyRoutes(store, directory, authenticator).endpoints(),
+        *UnknownRoutes(store, directory, authenticator).endpoints(),
         *LogRoutes(store, access, services.stopping).endpoints(),
         *DeadLetterRoutes(store, directory, authenticator).endpoints(),
         *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),

@@ -279,6 +279,46 @@ class RetryRequest(Model):
     )
 
 
+class UnknownQuery(Model):
+    """Which unknown Runs."""
+
+    automation: Annotated[Text, StringConstraints(max_length=128)] | None = None
+    limit: Limit = 100
+
+
+class UnknownAccept(Model):
+    """With what an unknown Run is accepted again: what it was accepted with the first time, nobody knows any more."""
+
+    automation: Annotated[Text, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None, description="Needed where it isn't known whose Run it is."
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Merged over the Automation's defaultParameters and checked against its schema.",
+    )
+
+
+class UnknownRun(Model):
+    """A Run that workers speak of and the store doesn't know."""
+
+    id: UUID
+    automation_id: str | None = Field(description="Whose worker spoke of it; null: nobody can tell.")
+    first_seen_at: datetime
+    last_seen_at: datetime
+    last_operation: str = Field(description="What was said last: start, log, progress, poll, finish or release.")
+    worker: str | None = Field(description="Who said it.")
+    said_status: str | None = Field(description="How it ended, by a worker that finished it; null: none has.")
+    store: str | None = Field(description="The store's id in the message that it was started from.")
+    publication: int | None
+    parameters: None = Field(None, description="Always null: they aren't known.")
+
+
+class UnknownRuns(Model):
+    """Runs that the store doesn't know, the last one spoken of first."""
+
+    items: list[UnknownRun]
+
+
 class KeysQuery(Model):
     """Which ordering keys."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import re
 import sqlite3
@@ -9,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -20,6 +22,7 @@ from maestro.runs.errors import StoreUnavailable
 
 Row = tuple[Any, ...]
 Params = Mapping[str, Any]
+_T = TypeVar("_T")
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
@@ -132,6 +135,13 @@ class Transaction:
         self._cursor.execute(sql.sqlite, params)
 
 
+class Doors(Protocol):
+    """How an area with tables of its own gets its transactions; see `RunStore`."""
+
+    async def write(self, action: Callable[[Transaction], _T], weight: int = 1) -> _T: ...
+    async def read(self, action: Callable[[Transaction], _T]) -> _T: ...
+
+
 def as_uuid(value: Any) -> UUID:
     """A uuid from a column, whichever dialect it comes from."""
     # three times as fast as UUID(hex=…), and on the path of every report
@@ -173,9 +183,13 @@ class Retry(Exception):  # noqa: N818 - a signal, not a fault
 class Database:
     """The engine. One thread writes (`write`), any number read (`read`)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, shared: bool = True) -> None:
+        """`shared`: an SQLite file can't be replaced while it is open here. Raises ValueError, StoreUnavailable."""
         self.url = _checked(url)
         self.dialect = self.url.get_backend_name()
+        self._use = contextlib.ExitStack()
+        if shared and self.dialect == SQLITE:
+            self._use.enter_context(_used(Path(str(self.url.database))))
         self.engine = _sqlite_engine(self.url) if self.dialect == SQLITE else _postgresql_engine(self.url)
         self.readers = self.engine if self.dialect == POSTGRESQL else _sqlite_engine(self.url, read_only=True)
         self._writing: sa.Connection | None = None
@@ -224,6 +238,7 @@ class Database:
         self._drop()
         self.engine.dispose()
         self.readers.dispose()
+        self._use.close()
 
     def _begin(self, transaction: Transaction) -> None:
         # psycopg begins by itself with the first statement
@@ -300,7 +315,6 @@ def _checked(url: str) -> sa.URL:
 def _sqlite_engine(url: sa.URL, *, read_only: bool = False) -> sa.Engine:
     arguments = {"timeout": BUSY_TIMEOUT, "check_same_thread": False, "isolation_level": None, "cached_statements": 512}
     engine = sa.create_engine(url, connect_args=arguments, pool_size=4, max_overflow=8)
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, record: object) -> None:
@@ -313,6 +327,34 @@ def _sqlite_engine(url: sa.URL, *, read_only: bool = False) -> sa.Engine:
             connection.execute("PRAGMA query_only=ON")
 
     return engine
+
+
+@contextmanager
+def in_use(path: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Marks an SQLite file as used while the block runs: by many, or `alone` by one. False: it can't be had so now.
+
+    The mark is a lock on a file beside it, and ends with its process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.use").open("a") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _used(path: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            free = stack.enter_context(in_use(path))
+        except OSError as error:
+            raise unavailable(error) from error
+        if not free:
+            raise unavailable(RuntimeError("a backup is being restored"))
+        yield
 
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:

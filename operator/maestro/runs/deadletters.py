@@ -12,7 +12,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from maestro.runs import dispatch, redrive, schema
+from maestro.runs import dispatch, redrive, restored, schema
 from maestro.runs.changes import Changes, Tracked
 from maestro.runs.database import Sql, Transaction, as_json, as_uuid_or_none
 from maestro.runs.letters import Letter
@@ -191,6 +191,9 @@ class _Recording:
             seen.append((automation, letter.reason))
             if run is not None:
                 self._tell_run(letter, run, seq)
+        told = [letter.publication for letter in letters if letter.publication is not None]
+        if told:
+            restored.notice(self._transaction, told, self._changes.now)
         self._changes.flush()
         self._transaction.many(_COUNT, [{"automation": key, "n": n} for key, n in sorted(counts.items())])
         self._transaction.after_commit.append(lambda: self._observe(seen))

@@ -19,6 +19,7 @@ from maestro.runs.messages import Message, MessageMaker, headers_of
 from maestro.runs.model import Claimed, Counts, Due, Leadership, QueuedRun, Registration, Unpublished
 from maestro.runs.observed import RunGauges
 from maestro.runs.repair import GRACE_SECONDS, Repair, RepairStore
+from maestro.runs.restored import Restorations, Restored
 from maestro.runtime import metrics
 from maestro.runtime.backoff import Backoff
 from maestro.runtime.clock import Clock, utcnow
@@ -52,6 +53,9 @@ class DispatchStore(RepairStore, Protocol):
     async def hold(self, solution_id: str, *, limit: int = 500, epoch: int | None = None) -> int: ...
     async def open_gateway(self, solution_id: str, *, limit: int = 500, epoch: int | None = None) -> int: ...
     async def counts(self) -> dict[int, Counts]: ...
+
+    @property
+    def restorations(self) -> Restorations: ...
 
 
 class Transport(Protocol):
@@ -176,6 +180,7 @@ class Dispatcher:
         self._jobs: set[asyncio.Task[None]] = set()
         self._shut_seen: set[str] = set()
         self._moved = asyncio.Event()
+        self._renewing = False
         self._repair = Repair(store, self._republish, self._in_flight.__contains__, clock, grace_seconds=grace_seconds)
 
     # --- seen from outside -------------------------------------------------------------------------------------------
@@ -268,11 +273,44 @@ class Dispatcher:
     async def _begin(self) -> None:
         """Win, and note what the leader before may not have published: everything Queued above its watermark."""
         won = await self._store.win_leadership()
+        self._take_over(won, await self._unconfirmed(won))
+        log.info("dispatch begins: epoch %d, %d Runs in flight are published again", won.epoch, self.in_flight)
+
+    async def _begin_anew(self, restored: Restored) -> None:
+        """The store was restored: under its new id everything Queued is published again, from the oldest on."""
+        shown = restored.publication
+        log.error(
+            "the run store was restored from a backup that is older than the broker's messages (%s: store %s, "
+            "epoch %s, publication %s, Run %s). What was accepted since isn't in it: GET /api/v1/unknown-runs lists "
+            "what workers speak of",
+            *(restored.how, shown.store, shown.epoch, shown.pub, shown.run),
+        )
+        metrics.STORE_RESTORED.inc()
+        async with self._claiming:
+            self._renewing = True
+            try:
+                won = await self._store.restorations.begin_anew(self._epoch)
+
+                async def take_over() -> None:
+                    in_flight = await self._unconfirmed(won)
+                    self._in_flight.clear()
+                    self._again.clear()
+                    self._take_over(won, in_flight)
+
+                await self._insist(take_over)
+            finally:
+                self._renewing = False
+        log.warning("dispatch begins anew: store %s, %d Queued Runs are published again", won.store_id, self.in_flight)
+
+    async def _unconfirmed(self, won: Leadership) -> list[Claimed]:
         in_flight: list[Claimed] = []
         after = won.confirmed_pub
         while found := await self._store.queued_after(won.epoch, after, self._batch):
             in_flight += found
             after = found[-1].pub
+        return in_flight
+
+    def _take_over(self, won: Leadership, in_flight: list[Claimed]) -> None:
         self._leadership = won
         self._headers = headers_of(won)
         self._makers.clear()
@@ -281,7 +319,6 @@ class Dispatcher:
         self._note(in_flight)
         self._again.extend(in_flight)
         self.wake(self._store.registrations())
-        log.info("dispatch begins: epoch %d, %d Runs in flight are published again", won.epoch, len(in_flight))
 
     def _listen(self) -> None:
         self._store.on_work(self._threadsafe(self.wake))
@@ -397,7 +434,10 @@ class Dispatcher:
         await self._store.refresh()
         counts = await self._store.counts()
         self._gauges.show(counts, self._store.registrations())
+        metrics.UNKNOWN_RUNS.set(sum(count.unknown for count in counts.values()))
         await self._follow_gateways(counts)
+        if (restored := await self._store.restorations.noticed()) is not None:
+            await self._begin_anew(restored)
         registrations = self._store.registrations()
         for key, count in counts.items():
             if self._may_move(key, count):
@@ -527,7 +567,7 @@ class Dispatcher:
 
     async def _save_watermark(self) -> None:
         """Write how far everything is settled: below the oldest that is in flight."""
-        if self._leadership is None:
+        if self._leadership is None or self._renewing:
             return
         self._watermark = max(self._watermark, next(iter(self._in_flight), self._last_pub + 1) - 1)
         if self._watermark > self._saved_watermark:

@@ -12,10 +12,14 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from maestro.runs.model import Parameters, to_micros
+from maestro.runs.restored import Publication
 
 PUBLISHED = "published"
 """Reason of a letter that no queue gave up: somebody sent it where dead letters are kept."""
 _TEXT_LIMIT = 1024
+
+
+_MAX_STORE_ID = 64
 
 
 class Arrived(Protocol):
@@ -80,6 +84,13 @@ class Letter:
     identity: str
     distinct: bool
     redelivered: bool
+
+    @property
+    def publication(self) -> Publication | None:
+        """What the message says of itself, where Maestro sent it: it may show that the store was restored since."""
+        if self.store is None or len(self.store) > _MAX_STORE_ID:
+            return None
+        return Publication(self.store, _integer(self.headers.get("maestro-epoch")), self.pub, self.run_id)
 
 
 def read(arrived: Arrived) -> Letter:

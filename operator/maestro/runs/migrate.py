@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,6 +37,29 @@ def upgrade(database: Database) -> None:
         raise unavailable(error) from error
 
 
+def revisions() -> list[str]:
+    """Every revision that this version knows, the oldest first."""
+    return [script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()][::-1]
+
+
+def present(database: Database) -> str | None:
+    """The revision that the store's tables are at; None: there are none. Raises StoreUnavailable."""
+    try:
+        with database.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
+        raise unavailable(error) from error
+
+
+def downgrade(database: Database, revision: str) -> None:
+    """Takes the tables back to an older revision; all of it or nothing. Raises StoreUnavailable."""
+    try:
+        with _locked(database) as connection:
+            command.downgrade(config(connection), revision)
+    except (sqlite3.Error, psycopg.Error, SQLAlchemyError, OSError) as error:
+        raise unavailable(error) from error
+
+
 def config(connection: Connection) -> Config:
     """Alembic's configuration, with nothing read from a file: an installed package has none."""
     # an interpolation sign in a path would be taken for a reference
@@ -48,17 +72,14 @@ def config(connection: Connection) -> Config:
 
 def _upgrade(connection: Connection) -> None:
     settings = config(connection)
-    _refuse_newer(connection, settings)
+    _refuse_newer(connection)
     command.upgrade(settings, "head")
 
 
-def _refuse_newer(connection: Connection, settings: Config) -> None:
-    from alembic.runtime.migration import MigrationContext
-
-    present = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(settings).walk_revisions()}
-    if present is not None and present not in known:
-        raise unavailable(RuntimeError(f"its tables were made by a newer version of Maestro (revision {present})"))
+def _refuse_newer(connection: Connection) -> None:
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in revisions():
+        raise unavailable(RuntimeError(f"its tables were made by a newer version of Maestro (revision {found})"))
 
 
 @contextmanager

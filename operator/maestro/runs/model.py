@@ -471,6 +471,8 @@ class Counts:
     paused: bool = False
     dead_lettered: int = 0
     """Dead letters that nobody has redriven or discarded."""
+    unknown: int = 0
+    """Runs that the Automation's workers speak of and the store doesn't know, since it was restored."""
 
     @property
     def waiting(self) -> int:

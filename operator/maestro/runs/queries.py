@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from maestro.runs import lifecycle, schema
+from maestro.runs import lifecycle, schema, unknown
 from maestro.runs.changes import BUCKET
 from maestro.runs.database import Row, Sql, Transaction, as_uuid, as_uuid_or_none
 from maestro.runs.model import (
@@ -141,10 +141,10 @@ def counts(transaction: Transaction, limits: dict[int, int], now: int) -> dict[i
     by_state = _numbers(transaction.all(_COUNTS))
     by_day = _numbers(transaction.all(_TALLY, {"bucket": _day_ago(now)}))
     failures = {row[0]: int(row[1]) for row in transaction.all(_PAUSES)}
-    letters = _dead_letters(transaction)
+    others = _Others(_dead_letters(transaction), unknown.counts(transaction, now))
     return {
-        pk: _counts(by_state[pk], by_day[pk], failures.get(pk, 0), limits.get(pk, 0), letters.get(pk, 0))
-        for pk in sorted(by_state.keys() | by_day.keys() | limits.keys() | letters.keys())
+        pk: _counts(by_state[pk], by_day[pk], failures.get(pk, 0), limits.get(pk, 0), others.of(pk))
+        for pk in sorted(by_state.keys() | by_day.keys() | limits.keys() | others.letters.keys())
     }
 
 
@@ -154,10 +154,9 @@ def summary(transaction: Transaction, pk: int, pause_limit: int, now: int) -> Su
     by_day = _numbers(transaction.all(_TALLY_OF, {"pk": pk, "bucket": _day_ago(now)}))
     failures = {row[0]: int(row[1]) for row in transaction.all(_PAUSES)}
     failed = transaction.all(_FAILED, {"pk": pk, "limit": RECENT_FAILURES})
+    others = _Others(_dead_letters(transaction), unknown.counts(transaction, now))
     return Summary(
-        counts=_counts(
-            by_state[pk], by_day[pk], failures.get(pk, 0), pause_limit, _dead_letters(transaction).get(pk, 0)
-        ),
+        counts=_counts(by_state[pk], by_day[pk], failures.get(pk, 0), pause_limit, others.of(pk)),
         last_run=_last_run(transaction, pk),
         recent_failures=tuple(
             RecentFailure(as_uuid(id_), reason, from_micros(at), error_class, message)
@@ -199,7 +198,17 @@ def _dead_letters(transaction: Transaction) -> dict[int, int]:
     return {pk: int(n) for pk, n in transaction.all(_DEAD_LETTERS)}
 
 
-def _counts(states: dict[int, int], day: dict[int, int], failures: int, limit: int, letters: int) -> Counts:
+class _Others(NamedTuple):
+    """What is counted beside the Runs, by Automation."""
+
+    letters: dict[int, int]
+    unknown: dict[int, int]
+
+    def of(self, pk: int) -> tuple[int, int]:
+        return self.letters.get(pk, 0), self.unknown.get(pk, 0)
+
+
+def _counts(states: dict[int, int], day: dict[int, int], failures: int, limit: int, others: tuple[int, int]) -> Counts:
     return Counts(
         pending=states.get(lifecycle.P, 0),
         queued=states.get(lifecycle.Q, 0),
@@ -211,7 +220,8 @@ def _counts(states: dict[int, int], day: dict[int, int], failures: int, limit: i
         canceled_24h=day.get(lifecycle.C, 0),
         failures_in_row=failures,
         paused=limit > 0 and failures >= limit,
-        dead_lettered=letters,
+        dead_lettered=others[0],
+        unknown=others[1],
     )
 
 

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from maestro.runs import lifecycle
+from maestro.runs import lifecycle, restored, unknown
 from maestro.runs.changes import Changes, Tracked
 from maestro.runs.company import Company
 from maestro.runs.database import Sql, Transaction, as_json, clean
 from maestro.runs.lifecycle import End, Event, Happening, Step
 from maestro.runs.model import RunState, to_micros
 from maestro.runs.reports import CancelAnswer, Report, ReportAnswer, ReportLine
+from maestro.runs.restored import Publication
 
 _PARAMETERS = Sql("SELECT seq, parameters FROM run WHERE seq {in :seqs}")
 _PRIOR = Sql("SELECT holder, outcome FROM attempt WHERE run_seq = :seq AND attempt = :attempt")
 _LAST_ATTEMPT_OF = Sql("""
     SELECT holder, outcome FROM attempt WHERE run_seq = :seq AND holder = :worker ORDER BY attempt DESC LIMIT 1""")
-_UNKNOWN = Sql("""
-    INSERT INTO unknown_run (id, op, worker, at) VALUES (:id, :op, :worker, :at)
-    ON CONFLICT (id) DO UPDATE SET op = excluded.op, worker = excluded.worker, at = excluded.at""")
 _LOG = Sql("""
     INSERT INTO log (run_seq, n, at, level, message, actionable, attempt)
     VALUES (:seq, :n, :at, :level, :message, :actionable, :attempt)""")
@@ -32,7 +30,9 @@ _PROGRESS = Sql("""
     SET done = excluded.done, total = excluded.total, text = excluded.text, at = excluded.at""")
 
 _STARTED = Sql("""
-    INSERT INTO run_started (automation_id, writer, epoch, pub) VALUES (:automation, :writer, :epoch, :pub)
+    INSERT INTO run_started (automation_id, writer, epoch, pub)
+    SELECT :automation, :writer, :epoch, :pub FROM leader
+    WHERE id = 1 AND store_id = :store AND epoch >= :epoch AND next_pub > :pub
     ON CONFLICT (automation_id, writer) DO UPDATE SET epoch = excluded.epoch, pub = excluded.pub
     WHERE excluded.epoch > run_started.epoch
        OR (excluded.epoch = run_started.epoch AND excluded.pub > run_started.pub)""")
@@ -49,9 +49,10 @@ _EVENTS = {
 _ENDS = {"completed": End.OK, "completed_no_invoices": End.NOTHING, "canceled": End.CANCELED}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Here:
-    """Who writes: the process (its counters are its own), and the store that publications come from."""
+    """Who writes: the process (its counters are its own), and the store that publications come from (it gets a new id
+    when it was restored, of which another replica may have to learn)."""
 
     writer: str
     store_id: str
@@ -73,8 +74,11 @@ class _Reporting:
         self._company = Company(changes)
         self._logs: list[dict[str, Any]] = []
         self._progress: dict[int, dict[str, Any]] = {}
-        self._unknown: dict[UUID, dict[str, Any]] = {}
+        self._unknown: list[Report] = []
         self._started: dict[int, tuple[int, int]] = {}
+        self._odd: list[Publication] = []
+        """What messages said whose starts were refused, or that are none of this store's."""
+        self._looked = False
 
     def treat(self, items: Sequence[Report]) -> list[ReportAnswer]:
         known = self._changes.load_ids({item.job for item in items})
@@ -84,8 +88,10 @@ class _Reporting:
         self._changes.flush()
         self._transaction.many(_LOG, self._logs)
         self._transaction.many(_PROGRESS, [self._progress[seq] for seq in sorted(self._progress)])
-        self._transaction.many(_STARTED, self._started_rows())
-        self._transaction.many(_UNKNOWN, [self._unknown[run_id] for run_id in sorted(self._unknown)])
+        self._note_started(items)
+        unknown.record(self._transaction, self._unknown, self._now)
+        if self._odd:
+            self._here.store_id = restored.notice(self._transaction, self._odd, self._now)
         return [
             step if isinstance(step, ReportAnswer) else self._answer(item, run, step, parameters)
             for item, run, step in zip(items, runs, steps, strict=True)
@@ -93,18 +99,16 @@ class _Reporting:
 
     def _one(self, item: Report, tracked: Tracked | None) -> Step | ReportAnswer:
         if tracked is None:
-            self._unknown[item.job] = {
-                "id": self._transaction.uuid(item.job),
-                "op": item.op,
-                "worker": clean(item.worker),
-                "at": self._now,
-            }
+            self._unknown.append(item)
+            self._note_odd(item)
             return ReportAnswer(404, "UnknownRun", f"there is no Run {item.job}")
         if item.caller is not None and item.caller != tracked.automation:
             return ReportAnswer(403, "NotYourRun", "this Run belongs to another Automation")
         step = self._changes.happen(tracked, self._happening(item, tracked))
         if step.status == 200 and step.reason is None:
             self._keep(item, tracked)
+        if item.store is not None and (step.status != 200 or not self._is_ours(item)):
+            self._note_odd(item)
         return step
 
     def _happening(self, item: Report, tracked: Tracked) -> Happening:
@@ -156,7 +160,23 @@ class _Reporting:
 
     def _is_ours(self, item: Report) -> bool:
         """False for a message of a store that this one was restored from, or of a stranger."""
-        return item.store is None or item.store == self._here.store_id
+        if item.store is None or item.store == self._here.store_id:
+            return True
+        if not self._looked:
+            # the store's id may be a new one, which this process hasn't heard of
+            self._looked, self._here.store_id = True, restored.notice(self._transaction, (), self._now)
+        return item.store == self._here.store_id
+
+    def _note_odd(self, item: Report) -> None:
+        if item.op == "start" and item.store is not None:
+            self._odd.append(Publication(item.store, item.epoch, item.pub, item.job))
+
+    def _note_started(self, items: Sequence[Report]) -> None:
+        """What can't be, a number that isn't given out yet among them, isn't written."""
+        rows = self._started_rows()
+        if self._transaction.many(_STARTED, rows) < len(rows):
+            for item in items:
+                self._note_odd(item)
 
     def _keep_start(self, item: Report, tracked: Tracked) -> None:
         """Queues are first in, first out: what was published before this and waits was overtaken."""
@@ -168,8 +188,9 @@ class _Reporting:
             self._started[tracked.automation] = max((epoch, pub), self._started.get(tracked.automation, (0, 0)))
 
     def _started_rows(self) -> list[dict[str, Any]]:
+        store = self._here.store_id
         return [
-            {"automation": automation, "writer": self._here.writer, "epoch": epoch, "pub": pub}
+            {"automation": automation, "writer": self._here.writer, "epoch": epoch, "pub": pub, "store": store}
             for automation, (epoch, pub) in sorted(self._started.items())
         ]
 

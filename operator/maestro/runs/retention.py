@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maestro.runs import lifecycle
+from maestro.runs import lifecycle, unknown
 from maestro.runs.changes import BUCKET, Ledger
 from maestro.runs.database import Sql, Transaction
 from maestro.runs.model import RunPolicy, micros
@@ -10,7 +10,6 @@ from maestro.runs.registry import Registry
 
 BATCH = 500
 _KEPT_TALLY = micros(31 * 24 * 3600)
-_KEPT_UNKNOWN = micros(7 * 24 * 3600)
 
 _TOO_MANY = """
     SELECT seq FROM run WHERE automation_id = :pk AND state = {state} AND state >= 5
@@ -53,6 +52,7 @@ _FORGET_AUTOMATION = tuple(
         ("run_key", "automation_id"),
         ("idempotency", "automation_id"),
         ("dead_letter_count", "automation_id"),
+        ("unknown_run", "automation_id"),
         ("automation", "pk"),
     )
 )
@@ -129,7 +129,7 @@ def _forget_automations(transaction: Transaction, registry: Registry) -> None:
 def _forget(transaction: Transaction, now: int) -> None:
     transaction.run(_FORGET_KEYS, {"now": now, "batch": BATCH})
     transaction.run(_FORGET_TALLY, {"bucket": (now - _KEPT_TALLY) // BUCKET})
-    transaction.run(_FORGET_UNKNOWN, {"before": now - _KEPT_UNKNOWN})
+    transaction.run(_FORGET_UNKNOWN, {"before": now - unknown.KEPT})
 
 
 def _merge_counters(transaction: Transaction, writer: str) -> None:

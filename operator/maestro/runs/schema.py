@@ -269,8 +269,28 @@ unknown_run = Table(
     Column("op", Text, nullable=False),
     Column("worker", Text),
     Column("at", BigInteger, nullable=False),
+    Column("automation_id", BigInteger),
+    Column("first_at", BigInteger),
+    Column("said", Text),
+    Column("store", Text),
+    Column("epoch", BigInteger),
+    Column("pub", BigInteger),
+    Index("unknown_run_automation", "automation_id", "at"),
 )
 """Runs that a worker named and the store doesn't know: a restored store, or a stranger's message."""
+
+former_store = Table(
+    "former_store",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("how", Text, nullable=False),
+    Column("epoch", BigInteger),
+    Column("pub", BigInteger),
+    Column("run_id", Uuid),
+    Column("noticed_at", BigInteger, nullable=False),
+    Column("handled_at", BigInteger),
+)
+"""Ids under which messages were sent that this store may know nothing of: see `restored`."""
 
 dead_letter = Table(
     "dead_letter",

@@ -39,6 +39,8 @@ from maestro.runs.model import (
 )
 from maestro.runs.registry import Registry
 from maestro.runs.reports import CancelAnswer, Report, ReportAnswer
+from maestro.runs.restored import Restorations
+from maestro.runs.unknown import UnknownRuns
 from maestro.runs.writer import Writer, single
 from maestro.runtime.clock import Clock, utcnow
 
@@ -67,6 +69,8 @@ class RunStore:
         self._here = reporting.Here(writer=secrets.token_hex(4), store_id=store_id)
         self._callbacks: list[OnWork] = []
         self._replay_callbacks: list[Callable[[], None]] = []
+        self.restorations = Restorations(self, clock)
+        self.unknown_runs = UnknownRuns(self)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="run-store-reader")
         self._writer = Writer(
             database,

@@ -188,6 +188,12 @@ COMMIT_SIZE = _histogram(
 COMMIT_SECONDS = _histogram(
     "maestro_store_commit_seconds", "From a transaction's begin until it is durable.", buckets=_FAST
 )
+STORE_RESTORED = _counter(
+    "maestro_store_restored_total", "Times that the store was found older than the broker's messages: a backup of it."
+)
+UNKNOWN_RUNS = _gauge(
+    "maestro_unknown_runs", "Runs that workers speak of and a restored store doesn't know; told by the leader."
+)
 REPORTS = _counter("maestro_worker_reports_total", "Reports of workers by operation and answer.", "op", "status")
 
 # -- HTTP
