@@ -34,6 +34,7 @@ from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.schedules import ScheduleRoutes
 from maestro.http.stats import StatsRoutes
+from maestro.http.ticks import TickRoutes
 from maestro.http.unknown import UnknownRoutes
 from maestro.http.user_routes import UserRoutes
 from maestro.http.views import RunViews
@@ -125,6 +126,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
         *DeadLetterRoutes(store, directory, authenticator).endpoints(),
         *AutomationRoutes(services.catalog, directory, authenticator, services.objects, namespace).endpoints(),
         *PreviewRoutes(authenticator, services.clock).endpoints(),
+        *TickRoutes(services.schedules, store, directory, authenticator, services.clock).endpoints(),
         *ScheduleRoutes(services.schedules, directory, authenticator, services.objects, namespace).endpoints(),
         *PlanRoutes(
             store, services.automations, services.reprocessings, directory, authenticator, namespace

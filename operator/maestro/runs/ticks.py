@@ -27,6 +27,13 @@ _BEGIN = Sql("""
     ON CONFLICT (uid) DO UPDATE
     SET cursor = CASE WHEN schedule.cursor > excluded.cursor THEN schedule.cursor ELSE excluded.cursor END,
         timetable = excluded.timetable, run_now = coalesce(excluded.run_now, schedule.run_now)""")
+_OPEN_ACCOUNT = Sql("""
+    INSERT INTO schedule (uid, id, cursor, timetable) VALUES (:uid, :id, :cursor, '') ON CONFLICT (uid) DO NOTHING""")
+_ASK = Sql("""
+    INSERT INTO tick (schedule_uid, at, mark, outcome, reason, open, late, recorded_at, user_name)
+    SELECT :uid, :at, :mark, 3, :reason, 1, 0, :now, :user
+    WHERE NOT EXISTS (SELECT 1 FROM tick WHERE schedule_uid = :uid AND mark = :mark AND (:once = 1 OR at = :at))
+    RETURNING at""")
 _TAKE = Sql("""
     INSERT INTO tick (schedule_uid, at, mark, outcome, reason, run_id, open, job, late, recorded_at, user_name)
     VALUES (:uid, :at, :mark, :outcome, :reason, :run_id, :open, :job, :late, :now, :user)
@@ -246,6 +253,47 @@ class TickLedger:
             return _record(transaction, self._store, uid, entries, to_micros(self._clock()))
 
         return await self._store.write(write, max(len(entries), 1))
+
+    async def ask(
+        self,
+        uid: str,
+        schedule_id: str,
+        made: datetime,
+        ticks: Sequence[datetime],
+        *,
+        reason: str,
+        mark: str,
+        user: str | None,
+        once: bool,
+    ) -> frozenset[datetime]:
+        """Have ticks started that somebody asked for; they wait until the leader comes to them.
+
+        Parameters
+        ----------
+        made
+            When the Schedule was made, where nothing is known of it yet.
+        once
+            The mark names one tick, whenever it was asked for.
+
+        Returns
+        -------
+        The instants that weren't there already.
+        """
+
+        def write(transaction: Transaction) -> frozenset[datetime]:
+            transaction.run(_OPEN_ACCOUNT, {"uid": uid, "id": schedule_id, "cursor": to_micros(made)})
+            common = {
+                "uid": uid,
+                "mark": mark,
+                "reason": reason,
+                "now": to_micros(self._clock()),
+                "user": clean(user),
+                "once": int(once),
+            }
+            asked = transaction.each(_ASK, [{**common, "at": to_micros(at)} for at in sorted(ticks)])
+            return frozenset(from_micros(row[0][0]) for row in asked if row)
+
+        return await self._store.write(write, len(ticks))
 
     async def started(self, uid: str, since: datetime, until: datetime) -> frozenset[datetime]:
         """Instants between the two (inclusive) that have started a Run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from maestro.schedule.calendarwatch import Calendars
 from maestro.schedule.cron import Tick, Timetable
 from maestro.schedule.jobs import JobIndex, surplus
 from maestro.schedule.loop import TickLoop
-from maestro.schedule.starts import run_of
+from maestro.schedule.starts import mark_of, run_of
 from maestro.schedule.status import Facts, Note, build_status
 
 log = logging.getLogger(__name__)
@@ -323,7 +322,7 @@ class ScheduleReconciler:
         value = self._annotation(schedule)
         if value is None or value == account.run_now or target is None:
             return None
-        verdict = plan.Verdict(now.replace(microsecond=0), Outcome.STARTED, mark=mark_of("n", value))
+        verdict = plan.Verdict(now.replace(microsecond=0), Outcome.STARTED, mark=mark_of("now", value))
         return self._entry(schedule, timetable, target, verdict)
 
     async def _record(
@@ -409,8 +408,3 @@ class ScheduleReconciler:
 
     async def _event(self, obj: Mapping[str, Any], note: Note) -> None:
         await self._kube.event(obj, type=note.type, reason=note.reason, message=note.message)
-
-
-def mark_of(kind: str, value: str) -> str:
-    """The mark of a tick that somebody asked for; it is a part of its Job's name."""
-    return f"-{kind}{hashlib.blake2b(value.encode(), digest_size=3).hexdigest()}"

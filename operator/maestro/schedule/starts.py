@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
+from typing import Literal
 
 from maestro.resources import Schedule, names
 from maestro.runs.model import NewRun, Registration, TickJob
@@ -43,3 +45,8 @@ def run_of(
         launch="Job" if job is not None and registration.launch == "Queue" else None,
         job=job,
     )
+
+
+def mark_of(kind: Literal["now", "backfill"], value: str) -> str:
+    """The mark of a tick that somebody asked for, made of what names the wish; it is a part of its Job's name."""
+    return f"-{kind[0]}{hashlib.blake2b(value.encode(), digest_size=3).hexdigest()}"
