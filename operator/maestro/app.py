@@ -86,6 +86,7 @@ class Caches(NamedTuple):
         return all(cache.synced for cache in self)
 
 
+UNLIMITED = 1_000_000
 STORE_CHECK_SECONDS = 10.0
 SYNC_POLL_SECONDS = 0.05
 RETENTION_SECONDS = 60.0
@@ -295,12 +296,15 @@ class Process:
             found = watch.current
             return amqp.parameters(found.host, found.port, found.vhost, found.username, found.password)
 
+        # Without a rate of its own: Jobs are made as fast as the API server takes them, and its 429 says when not.
+        making = await KubeClient.connect(rate=Rate(qps=UNLIMITED, burst=UNLIMITED, retries=0))
         publisher = Publisher(broker, observe=metrics.CONFIRM_SECONDS.observe)
         consumer = Consumer(broker, DEAD_LETTER_QUEUE)
         async with ManagementClient(admin.management_url, admin.username, admin.password, admin.vhost) as management:
             automations = wiring.build(
                 settings=self._settings,
                 kube=self._kube,
+                making=making,
                 store=store,
                 admin=admin,
                 management=management,
@@ -352,6 +356,7 @@ class Process:
                 )
             finally:
                 await asyncio.gather(asyncio.to_thread(consumer.stop), asyncio.to_thread(publisher.stop))
+                await making.close()
 
     async def _dispatch(self, dispatcher: Dispatcher, gateways: Gateways) -> None:
         """Dispatch once it is known which gateways are shut: before, what must wait would go."""

@@ -78,6 +78,7 @@ class Automations:
         *,
         settings: Settings,
         kube: KubeClient,
+        making: KubeClient | None,
         store: RunStore,
         admin: BrokerAdmin,
         management: ManagementClient,
@@ -149,7 +150,7 @@ class Automations:
             clock=clock,
             resync_seconds=settings.resync_seconds,
         )
-        self.launcher = KubeJobLauncher(kube, feed.cache, installation, lambda: self.reconciler.table)
+        self.launcher = KubeJobLauncher(making or kube, feed.cache, installation, lambda: self.reconciler.table)
         self.follower = JobFollower(
             kube, store, feed.cache, self._pods.cache, namespaces=namespaces, clock=clock, epoch=self._epoch
         )
@@ -255,6 +256,7 @@ def build(
     *,
     settings: Settings,
     kube: KubeClient,
+    making: KubeClient | None = None,
     store: RunStore,
     admin: BrokerAdmin,
     management: ManagementClient,
@@ -267,6 +269,8 @@ def build(
 
     Parameters
     ----------
+    making
+        The client that Jobs are made with: one without a rate of its own goes as fast as the API server lets it.
     admin, management
         The broker's address and its management API.
     feed
@@ -279,6 +283,7 @@ def build(
     return Automations(
         settings=settings,
         kube=kube,
+        making=making,
         store=store,
         admin=admin,
         management=management,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ from pydantic import ValidationError
 
 from maestro.kube.cache import ObjectCache
 from maestro.kube.client import KubeClient
-from maestro.kube.errors import AlreadyExists, BadRequest, Invalid, KubeError
+from maestro.kube.errors import AlreadyExists, BadRequest, Invalid, KubeError, TooManyRequests
 from maestro.kube.kinds import JOB
 from maestro.resources import Automation
 from maestro.runs.dispatcher import JobRefused
@@ -18,8 +20,12 @@ from maestro.runs.parameters import InvalidSchema, ParameterValidator
 from maestro.workload.job import job
 from maestro.workload.merge import InvalidTemplate, MergeTable
 from maestro.workload.pod import Installation, controller_of
+from maestro.workload.pressure import Pressure
 
 Object = dict[str, Any]
+
+_PATIENCE = 5
+"""How often a busy API server is asked for one Job before the Run goes back to wait in the store."""
 
 
 class KubeJobLauncher:
@@ -36,6 +42,7 @@ class KubeJobLauncher:
         self._automations = automations
         self._installation = installation
         self._table = table
+        self._pressure = Pressure()
         self._validators: dict[str, tuple[int, ParameterValidator]] = {}
 
     async def launch(self, run: Claimed, registration: Registration) -> None:
@@ -45,13 +52,28 @@ class KubeJobLauncher:
             raise JobRefused(f"Automation {registration.id} isn't known to be there", final=False)
         body = self._body(obj, run)
         try:
-            await self._kube.create(JOB, registration.namespace, body)
+            await self._create(registration.namespace, body)
         except AlreadyExists:
             await self._same(registration, body["metadata"])
         except (Invalid, BadRequest) as error:
             raise JobRefused(error.message, final=True) from error
         except KubeError as error:
             raise JobRefused(str(error), final=False) from error
+
+    async def _create(self, namespace: str, body: Object) -> None:
+        """Raises KubeError; TooManyRequests where the API server stays busy."""
+        for _ in range(_PATIENCE):
+            async with self._pressure:
+                try:
+                    await self._kube.create(JOB, namespace, body)
+                except TooManyRequests as error:
+                    self._pressure.pushed_back()
+                    wait = error.retry_after or 1.0
+                else:
+                    self._pressure.eased()
+                    return
+            await asyncio.sleep(wait * random.uniform(1.0, 1.25))  # noqa: S311 - spreads load, keeps no secret
+        raise TooManyRequests(429, "TooManyRequests", "the API server is too busy for more Jobs")
 
     def _body(self, obj: Object, run: Claimed) -> Object:
         try:
