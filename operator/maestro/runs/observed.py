@@ -19,6 +19,8 @@ END_REASONS = frozenset(
         *(lifecycle.BUSINESS, lifecycle.TECHNICAL, lifecycle.TIMEOUT, lifecycle.WORKER_LOST, lifecycle.BY_WORKER),
         *(lifecycle.EXPIRED, lifecycle.DEAD_LETTERED, lifecycle.JOB_INVALID, lifecycle.AUTOMATION_DELETED),
         *(lifecycle.CANCELED, NOTHING_TO_DO),
+        # what the controllers of Schedules and Reprocessings say
+        *("ScheduleDeleted", "Replaced", "ReprocessingEnded"),
     }
 )
 """The label `reason` of Runs that ended: bounded, whatever else says why one did."""
