@@ -288,6 +288,10 @@ class World:
         self.workers.ended.clear()
         return [each.id for each in accepted]
 
+    async def ended(self, ids: Sequence[UUID]) -> None:
+        """Wait until all of these Runs have ended."""
+        await self.until("they end", lambda: self.all_ended(ids))
+
     async def all_ended(self, ids: Sequence[UUID]) -> bool:
         for run in ids:
             view = await self.store.get(run)
