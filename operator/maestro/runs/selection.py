@@ -21,7 +21,7 @@ _NAMED = """
     SELECT r.seq, r.id, r.automation_id, r.state, {time}, r.started_at, d.tick, {parameters}, d.labels
     FROM run r LEFT JOIN run_detail d ON d.run_seq = r.seq WHERE r.id {{in :ids}} {conditions}"""
 _TIMES = {False: "coalesce(d.tick, r.accepted_at)", True: "coalesce(r.started_at, r.accepted_at)"}
-_DEAD = "(r.reason = 'DeadLettered' OR r.id IN (SELECT run_id FROM dead_letter WHERE run_id IS NOT NULL))"
+_DEAD = "(coalesce(r.reason, '') = 'DeadLettered' OR r.id IN (SELECT run_id FROM dead_letter WHERE run_id IS NOT NULL))"
 _OF_NAMES = Sql("SELECT id, automation_id, state FROM run WHERE id {in :ids}")
 
 
