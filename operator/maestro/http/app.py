@@ -113,7 +113,7 @@ def _endpoints(services: Services) -> list[Endpoint]:
     store, authenticator, namespace = services.store, services.authenticator, services.settings.api_namespace
     directory = Directory(store, services.catalog, namespace)
     access = RunAccess(store, authenticator)
-    views = RunViews(store, directory)
+    views = RunViews(store, directory, services.gateway)
     # The router looks at one path after the other: what is asked most stands first.
     table = [
         *Execute(store, directory, authenticator).endpoints(),

@@ -145,7 +145,8 @@ class ListedRun(Model):
     scheduled_time: datetime | None
     copy_of: UUID | None
     replay_of: UUID | None
-    held_by: str | None
+    held_by: str | None = Field(description="The Reprocessing that shuts the gateway, of a held Run.")
+    reprocessing: str | None = Field(description="The Reprocessing that replays it, of a replay.")
     labels: dict[str, str]
     reference: str | None
     priority: int

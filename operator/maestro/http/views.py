@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from maestro.http.directory import Directory
-from maestro.runs.model import AttemptView, LogLine, Parameters, Progress, RunView
+from maestro.http.gateway import Gateway
+from maestro.runs.model import AttemptView, LogLine, Parameters, Progress, RunState, RunView
 from maestro.runs.parameters import InvalidSchema
 from maestro.runs.store import RunStore
 
@@ -22,9 +23,10 @@ def moment(at: datetime | None) -> str | None:
 class RunViews:
     """Renders Runs; needs the registrations, whose schemas say what is secret."""
 
-    def __init__(self, store: RunStore, directory: Directory) -> None:
+    def __init__(self, store: RunStore, directory: Directory, gateway: Gateway) -> None:
         self._store = store
         self._directory = directory
+        self._gateway = gateway
 
     def run(self, run: RunView) -> dict[str, Any]:
         """Everything that `GET /jobs/<id>` shows."""
@@ -58,13 +60,17 @@ class RunViews:
             "scheduledTime": moment(run.tick),
             "copyOf": _text(run.copy_of),
             "replayOf": _text(run.replay_of),
-            "heldBy": run.held_by,
+            "heldBy": self._held_by(run),
+            "reprocessing": run.reprocessing,
             "labels": dict(run.labels),
             "reference": run.reference,
             "priority": run.priority,
             "fairnessKey": run.fairness_key,
             "progress": _progress(run.progress),
         }
+
+    def _held_by(self, run: RunView) -> str | None:
+        return self._gateway.answer(run.solution_id).reprocessing if run.state is RunState.HELD else None
 
     def redacted(self, run: RunView) -> Parameters | None:
         """The parameters without writeOnly values; None where no schema says which those are."""

@@ -379,7 +379,6 @@ class RunView:
     apart: bool = False
     """It is launched as a Job although its Automation has a queue."""
     reprocessing: str | None = None
-    held_by: str | None = None
     progress: Progress | None = None
     released: int = 0
     """Attempts that a draining worker gave back, or that were lost together with others. They count in `attempt`, but

@@ -120,9 +120,11 @@ class Workers:
             return
         status = "failed" if n in self.bad else "completed"
         kind = "business" if status == "failed" else None
+        # Noted before anybody else can see that it has ended.
+        self.ended.append((answer.parameters, status))
         (done,) = self._report(Report("finish", job, worker=worker, attempt=answer.attempt, status=status, kind=kind))
-        if done.status == 200:
-            self.ended.append((answer.parameters, status))
+        if done.status != 200:
+            self.ended.remove((answer.parameters, status))
 
     def _report(self, report: Report) -> list[Any]:
         return asyncio.run_coroutine_threadsafe(self._store.reports([report]), self._loop).result(PATIENCE)

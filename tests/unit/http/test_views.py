@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from maestro.http.directory import Directory
+from maestro.http.gateway import OpenGateway
 from maestro.http.views import RunViews
 from maestro.runs.model import AttemptView, RunState, RunView
 from maestro.runs.store import RunStore
@@ -36,7 +37,7 @@ def attempts(holder: str, result: Any) -> list[dict[str, Any]]:
         fairness_key=None, user=None, labels={}, reference=None, schedule=None, tick=None, copy_of=None,
         replay_of=None, attempts=(first, last),
     )  # fmt: skip
-    views = RunViews(cast(RunStore, NoRegistrations()), cast(Directory, None))
+    views = RunViews(cast(RunStore, NoRegistrations()), cast(Directory, None), OpenGateway())
     shown: list[dict[str, Any]] = views.run(run)["attempts"]
     return shown
 
