@@ -70,38 +70,38 @@ def ticks(
     rules: list[str], zone: ZoneInfo, gap: str, overlap: str, start: datetime, end: datetime
 ) -> list[tuple[datetime, str | None]]:
     """The ticks after `start`, up to and with `end`: instants in UTC, and `Gap` where they are skipped."""
+    crons = [Cron(rule) for rule in rules]
     found: dict[datetime, str | None] = {}
-    for cron in map(Cron, rules):
-        for at, skip in _ticks(cron, zone, gap, overlap, start, end):
-            if found.get(at, "") is not None:
-                found[at] = skip
-    return sorted(found.items(), key=lambda pair: pair[0])
-
-
-def _ticks(
-    cron: Cron, zone: ZoneInfo, gap: str, overlap: str, start: datetime, end: datetime
-) -> Iterator[tuple[datetime, str | None]]:
     at = start
     expected = at.astimezone(zone).replace(tzinfo=None) + _MINUTE
     while at < end:
         at += _MINUTE
         local = at.astimezone(zone)
         wall = local.replace(tzinfo=None)
-        if wall > expected:
-            yield from _missing(cron, at, expected, wall, gap)
+        for cron in crons:
+            for skip in _at(cron, local, wall, expected, gap, overlap):
+                if found.get(at, "") is not None:
+                    found[at] = skip
         expected = wall + _MINUTE
-        if cron.matches(wall) and (cron.interval or _in_pass(local, overlap)):
-            yield at, None
+    return sorted(found.items(), key=lambda pair: pair[0])
 
 
-def _missing(
-    cron: Cron, at: datetime, expected: datetime, wall: datetime, gap: str
-) -> Iterator[tuple[datetime, str | None]]:
+def _at(
+    cron: Cron, local: datetime, wall: datetime, expected: datetime, gap: str, overlap: str
+) -> Iterator[str | None]:
+    """What a rule has at one minute: a tick, one that stands for a gap right before it, both, nothing."""
+    if wall > expected and _missing(cron, expected, wall):
+        yield "Gap" if gap == "Skip" else None
+    if cron.matches(wall) and (cron.interval or _in_pass(local, overlap)):
+        yield None
+
+
+def _missing(cron: Cron, expected: datetime, wall: datetime) -> bool:
+    """Whether the clocks went past a tick from one minute to the next."""
     if cron.interval and cron.matches_hour(wall):
-        return
+        return False
     minutes = int((wall - expected) / _MINUTE)
-    if any(cron.matches(expected + n * _MINUTE) for n in range(minutes)):
-        yield at, "Gap" if gap == "Skip" else None
+    return any(cron.matches(expected + n * _MINUTE) for n in range(minutes))
 
 
 def _in_pass(local: datetime, overlap: str) -> bool:
