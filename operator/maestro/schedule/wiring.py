@@ -103,6 +103,7 @@ class Schedules:
         self._gateway = gateway
         self._shut: dict[str, bool] = {}
         self._open: dict[str, frozenset[OpenTick]] = {}
+        self._gone = asyncio.Event()
         self._of_automation: dict[ObjectKey, set[ObjectKey]] = {}
         feed.cache.observe(self._schedule_changed)
         for obj in feed.cache.values():
@@ -130,6 +131,8 @@ class Schedules:
                 self._wake_of(key_of(obj))
 
     def _schedule_changed(self, key: ObjectKey, old: Object | None, new: Object | None) -> None:
+        if new is None:
+            self._gone.set()
         for obj, present in ((old, False), (new, True)):
             if obj is None:
                 continue
@@ -155,15 +158,27 @@ class Schedules:
         while True:
             try:
                 await self.look()
-                if turn % _GONE_EVERY == 0:
+                if turn % _GONE_EVERY == 0 or self._gone.is_set():
+                    self._gone.clear()
                     await self.clear_away()
             except StoreUnavailable as error:
                 log.warning("ticks that ended are looked for later: %s", error)
             except KubeError as error:
                 log.warning("Schedules that are gone are looked for later: %s", error)
             turn += 1
-            if await sleep_unless(stop, _POLL_SECONDS):
+            # At once: the garbage collector is after the Jobs of a Schedule that is gone, and their Runs are canceled
+            # rather than lost.
+            if await self._pause(stop):
                 return
+
+    async def _pause(self, stop: asyncio.Event) -> bool:
+        waits = [asyncio.create_task(event.wait()) for event in (stop, self._gone)]
+        try:
+            await asyncio.wait(waits, timeout=_POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return stop.is_set()
 
     async def look(self) -> None:
         """Settle what has ended, and wake every Schedule of which something open has changed."""
