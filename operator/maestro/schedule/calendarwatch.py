@@ -15,7 +15,7 @@ from maestro.schedule.armed import Problem
 from maestro.schedule.holidays import InvalidCalendar, read_calendar
 
 FRESH_SECONDS = 300.0
-"""A calendar is read again after so long: it changes a few times a year, and a watch over every ConfigMap
+"""A calendar that was found is read again after so long: it changes a few times a year, and a watch over all ConfigMaps
 would show Maestro what isn't its business."""
 
 Days = frozenset[date]

@@ -14,18 +14,20 @@ from pydantic import ValidationError
 
 from maestro.kube.cache import ObjectCache, without_bookkeeping
 from maestro.kube.client import KubeClient
-from maestro.kube.errors import Conflict, NotFound
+from maestro.kube.errors import Conflict, NotFound, Unavailable
 from maestro.kube.kinds import JOB, SCHEDULE, ObjectKey
 from maestro.resources import Schedule, names
+from maestro.runs.errors import StoreUnavailable
 from maestro.runs.model import Registration
 from maestro.runs.parameters import InvalidParameters, InvalidSchema, ParameterValidator
 from maestro.runs.store import RunStore
 from maestro.runs.ticks import Account, Entry, Outcome, TickLedger, Written
 from maestro.runtime import metrics
+from maestro.runtime.backoff import jittered
 from maestro.runtime.clock import Clock, utcnow
 from maestro.schedule import armed, plan
 from maestro.schedule.armed import Problem
-from maestro.schedule.calendarwatch import Calendars
+from maestro.schedule.calendarwatch import FRESH_SECONDS, Calendars
 from maestro.schedule.cron import Tick, Timetable
 from maestro.schedule.jobs import JobIndex, surplus
 from maestro.schedule.loop import TickLoop
@@ -39,6 +41,7 @@ Object = dict[str, Any]
 REPLACED = "Replaced"
 """Reason of a Run that gave way to a later tick."""
 _SOON = 0.5
+_OUTAGE_SECONDS = 3.0
 
 
 class Blocks(Protocol):
@@ -143,8 +146,8 @@ class ScheduleReconciler:
 
         Raises
         ------
-        KubeError, StoreUnavailable
-            What is written to is away.
+        KubeError
+            The API server refuses what it shouldn't.
         """
         obj = self._schedules.get(key.namespace, key.name)
         if obj is None or obj["metadata"].get("deletionTimestamp"):
@@ -158,7 +161,13 @@ class ScheduleReconciler:
             return None
         memory = self._memory.setdefault(schedule.metadata.uid, _Memory())
         try:
-            return await self._reconcile(key, schedule, obj, memory)
+            again = await self._reconcile(key, schedule, obj, memory)
+            return _look_again(schedule) if again is None else again
+        except (StoreUnavailable, Unavailable) as error:
+            # No growing pause: what is due is late enough as it is when the outage is over.
+            memory.account = None
+            log.warning("schedule: %s waits: %s", key, error)
+            return jittered(_OUTAGE_SECONDS, 0.3)
         except Exception:
             memory.account = None  # whether something was written isn't known
             raise
@@ -174,7 +183,7 @@ class ScheduleReconciler:
             return _SOON  # the Automation was just made; its ticks can wait for a moment
         now = self._clock()
         account = await self._account(schedule, obj, timetable, memory, now)
-        stalled = problem is not None and not problem.waits
+        stalled = problem is not None and problem.reason != plan.AUTOMATION_NOT_FOUND
         blocked = target is not None and self._blocked(target.registration.solution_id)
         again = False
         if not stalled:
@@ -408,3 +417,9 @@ class ScheduleReconciler:
 
     async def _event(self, obj: Mapping[str, Any], note: Note) -> None:
         await self._kube.event(obj, type=note.type, reason=note.reason, message=note.message)
+
+
+def _look_again(schedule: Schedule) -> float | None:
+    """A calendar in a ConfigMap is looked at now and then: nothing tells of its change, or that it has come to be."""
+    exclude = schedule.spec.exclude
+    return jittered(FRESH_SECONDS / 5, 0.1) if exclude is not None and exclude.config_map is not None else None
