@@ -15,6 +15,7 @@ from tests.cluster.paths import REPOSITORY
         ("bench_dispatch", "--messages", "2000", "--repeats", "1"),
         ("bench_worker", "--quick", "--concurrency", "16"),
         ("bench_store", "--runs", "1000"),
+        ("bench_schedules", "--schedules", "20", "--cronjobs", "0", "--armed", "40", "--repeats", "1"),
     ],
     ids=lambda command: command[0],
 )
