@@ -20,6 +20,7 @@ from maestro import __version__, handlers
 from maestro.automation import wiring
 from maestro.automation.adminwatch import AdminWatch
 from maestro.automation.installation import BrokerAdmin, InvalidBrokerSecret, broker_admin
+from maestro.automation.notifier import Notifier
 from maestro.broker import connection as amqp
 from maestro.broker.consumer import Consumer
 from maestro.broker.management import ManagementClient
@@ -340,6 +341,8 @@ class Process:
             )
             gateways.on_change(schedules.gateway_moved)
             collector = DeadLetterCollector(DeadLetters(store), consumer, lambda: dispatcher.leadership)
+            secrets = self._settings.notification_secrets
+            notifier = Notifier(self._kube, store, feeds.automations.cache, secrets, epoch)
             publisher.start()
             consumer.start()
             try:
@@ -351,6 +354,7 @@ class Process:
                     reprocessings.run(self._stop),
                     schedules.run(self._stop),
                     watch.run(self._stop),
+                    notifier.run(self._stop),
                     self._retain(store, dispatcher),
                     grace=10.0,
                 )

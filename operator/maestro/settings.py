@@ -57,6 +57,9 @@ class Settings(BaseModel):
     token_audience: str = "maestro"  # noqa: S105 - a name, no secret
     worker_api_key_file: Path | None = None
 
+    notification_secrets: Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        (), description="Names of Secrets whose URLs an Automation of their namespace may send notifications to."
+    )
     users_secret: str = Field("", description="Secret with the logins, in Maestro's own namespace; none: no logins.")
 
     resync_seconds: float = Field(30.0, gt=0, description="How often each resource is looked at without an event.")

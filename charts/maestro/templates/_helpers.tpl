@@ -79,6 +79,9 @@ spec:
         - {name: MAESTRO_API_URL, value: "http://{{ include "maestro.name" $root }}.{{ $root.Release.Namespace }}.svc:{{ $root.Values.api.service.port }}"}
         - {name: MAESTRO_DEFAULT_NAMESPACE, value: {{ $root.Values.api.defaultNamespace | quote }}}
         - {name: MAESTRO_GATEWAY_OPEN, value: {{ $root.Values.gateway.open | quote }}}
+        {{- with $root.Values.notifications.secrets }}
+        - {name: MAESTRO_NOTIFICATION_SECRETS, value: {{ join "," . | quote }}}
+        {{- end }}
         {{- if $root.Values.logins.enabled }}
         - {name: MAESTRO_USERS_SECRET, value: {{ include "maestro.name" $root }}-users}
         {{- end }}

@@ -454,3 +454,31 @@ replay_read = Table(
     sqlite_with_rowid=False,
 )
 """Which ended Runs of the Solution depend on which keys (hashes), for the time of one replay with a cascade."""
+
+notify_mark = Table(
+    "notify_mark",
+    metadata,
+    Column("automation_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("since", BigInteger, nullable=False),
+    Column("failing", SmallInteger, nullable=False),
+    Column("letters", BigInteger, nullable=False),
+    Column("paused", SmallInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Up to where each Automation was looked at for what is to be told of it."""
+
+notification = Table(
+    "notification",
+    metadata,
+    _key("pk"),
+    Column("automation_id", BigInteger, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", BigInteger, nullable=False),
+    Index("notification_due", "next_at"),
+)
+"""What is to be sent, until it is; where to stands in the Automation, and the address in a Secret."""

@@ -96,6 +96,7 @@ KUBE_REQUESTS = _counter(
     "maestro_kube_requests_total", "Requests to the API server; code none: no answer.", "method", "code"
 )
 KUBE_EVENTS_DROPPED = _counter("maestro_kube_events_dropped_total", "Events that weren't sent.", "why")
+NOTIFICATIONS = _counter("maestro_notifications_total", "Notifications, by what became of them.", "event", "result")
 WATCH_RESTARTS = _counter("maestro_kube_watch_restarts_total", "Watches begun anew, by why.", "kind", "why")
 CACHE_OBJECTS = _gauge("maestro_kube_cache_objects", "Objects held in memory.", "kind")
 CACHE_PRUNED = _counter("maestro_kube_cache_pruned_total", "Objects whose deletion only a list showed.", "kind")
