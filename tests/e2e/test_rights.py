@@ -61,11 +61,12 @@ def test_the_account_annotates_pods_but_changes_nothing_that_they_run(maestro: C
         "containers": [{**container, "securityContext": security}],
     }
     maestro.kubectl("create", "-f", "-", stdin=json.dumps({**pod, "spec": spec}))
-    patch = ("-n", namespace, "patch", "pod", "theirs", "--type=merge", ACCOUNT, "-p")
-    maestro.kubectl(*patch, json.dumps({"metadata": {"annotations": {"maestro-operator.io/busy": ""}}}))
-    other = {"spec": {"containers": [{**container, "image": "example.org/evil", "securityContext": security}]}}
+    patch = ("-n", namespace, "patch", "pod", "theirs", ACCOUNT)
+    marked = {"metadata": {"annotations": {"maestro-operator.io/busy": ""}}}
+    maestro.kubectl(*patch, "--type=merge", "-p", json.dumps(marked))
+    other = [{"op": "replace", "path": "/spec/containers/0/image", "value": "example.org/evil"}]
     with pytest.raises(CommandError, match="may annotate pods, never change what they run"):
-        maestro.kubectl(*patch, json.dumps(other))
+        maestro.kubectl(*patch, "--type=json", "-p", json.dumps(other))
 
 
 def test_nobody_else_writes_status(maestro: Cluster, namespace: str) -> None:

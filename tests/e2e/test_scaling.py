@@ -59,7 +59,7 @@ def test_no_run_loses_an_attempt_over_scale_downs_under_load(maestro: Cluster, n
     for round_ in range(SCALE_DOWNS):
         wait_for("four pods", lambda: ready(maestro, namespace) == 4, timeout=120)
         # Some outlast the drain and are handed back.
-        fresh = api.execute_many(automation, [{"seconds": chance.choice([0.2, 1, 2, 7])} for _ in range(16)])
+        fresh = api.execute_many(automation, [{"seconds": chance.choice([0.5, 2, 6, 15])} for _ in range(16)])
         wait_for("work in hand", lambda: len(running(api, fresh)) >= 4, timeout=60)  # noqa: B023
         ids += fresh
         left = chance.choice([1, 2])

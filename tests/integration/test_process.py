@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,9 @@ from tests.cluster.apiserver import ApiServer
 from tests.cluster.postgres import Postgres
 from tests.cluster.process import wait_for
 from tests.cluster.rabbitmq import RabbitMQ
+from tests.workers.processes import API_KEY, Worker
+
+from maestro.runs.model import RunState
 
 HTTP = urllib3.PoolManager(retries=False, timeout=10.0)
 
@@ -57,7 +61,7 @@ class Maestro:
             return False
 
     def await_ready(self) -> None:
-        wait_for(f"readiness, see {self.log}", lambda: self.ready, timeout=60)
+        wait_for(f"readiness, see {self.log}", lambda: self.ready, timeout=120)
 
     def call(self, token: str, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """One request to the API."""
@@ -215,7 +219,7 @@ def test_settings_that_cannot_be_used_are_named(environment: dict[str, str]) -> 
     assert "eighty" not in done.stderr, "a value could be a secret"
 
 
-def test_two_controllers_and_two_apis_on_postgresql(
+def test_dispatch_goes_from_leader_to_leader_without_a_gap_or_a_double_effect(
     apiserver: ApiServer,
     rabbitmq: RabbitMQ,
     postgres: Postgres,
@@ -223,27 +227,73 @@ def test_two_controllers_and_two_apis_on_postgresql(
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    with postgres.database() as url:
+    """Two APIs and a worker go on; of the controllers one is killed in the middle of it, the next loses its Lease."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    key = tmp_path / "key"
+    key.write_text(API_KEY)
+    with postgres.database() as url, ExitStack() as stack:
         url_file = tmp_path / "url"
         url_file.write_text(url)
-        environment["MAESTRO_STORE_URL_FILE"] = str(url_file)
-        first = Maestro(environment, tmp_path, "first", role="controller")
-        apis = [Maestro(environment, tmp_path, f"api-{n}", role="api") for n in range(2)]
-        with running(first, *apis):
-            first.await_ready()
-            second = Maestro(environment, tmp_path, "second", role="controller")
-            with running(second):
-                for process in (second, *apis):
-                    process.await_ready()
-                automation(apiserver, namespace, "shared")
-                token = token_of(apiserver, namespace)
-                path = f"/automations/{namespace}.shared/execute"
-                for n in range(10):
-                    assert apis[n % 2].call(token, "POST", path, {"n": n})[0] == 202
-                wait_for("ten messages", lambda: queued(rabbitmq, namespace, "shared") == 10, timeout=60)
+        environment |= {"MAESTRO_STORE_URL_FILE": str(url_file), "MAESTRO_WORKER_API_KEY_FILE": str(key)}
 
-                first.kill()
-                for n in range(10):
-                    assert apis[n % 2].call(token, "POST", path, {"n": n})[0] == 202
-                wait_for("the second to lead", lambda: queued(rabbitmq, namespace, "shared") >= 20, timeout=90)
-                assert second.stop() == 0
+        def start(name: str, role: str) -> Maestro:
+            process = Maestro(environment, tmp_path, name, role=role)
+            stack.enter_context(running(process))
+            return process
+
+        first = start("first", "controller")
+        apis = [start(f"api-{n}", "api") for n in range(2)]
+        for process in (first, *apis):
+            process.await_ready()
+        second = start("second", "controller")
+        second.await_ready()
+        automation(apiserver, namespace, "shared")
+        token = token_of(apiserver, namespace)
+        secret = apiserver.kubectl("-n", namespace, "get", "secret", "shared-broker", "-o", "jsonpath={.data.url}")
+        worker = Worker(
+            "worker",
+            "tests.workers.functions:note",
+            tmp_path,
+            maestro=f"http://127.0.0.1:{apis[0].http}",
+            broker=base64.b64decode(secret).decode(),
+            queue=f"maestro.{namespace}.shared",
+            concurrency=16,
+        )
+        stack.callback(worker.kill)
+        worker.ready()
+        runs: list[str] = []
+
+        def submit(count: int) -> None:
+            lines = [{"parameters": {"folder": str(marks), "number": n}} for n in range(count)]
+            path = f"/automations/{namespace}.shared/execute-many"
+            status, body = apis[len(runs) % 2].call(token, "POST", path, lines)
+            assert status == 202, body
+            runs.extend(item["job_id"] for item in body["items"])
+
+        def done(what: str) -> int:
+            return len(list(marks.glob(f"*.{what}")))
+
+        submit(1200)
+        wait_for("work to begin", lambda: done("began"), timeout=60)
+        first.kill()
+        submit(300)
+        wait_for("the second to lead and everything to be done", lambda: done("ended") == len(runs), timeout=120)
+
+        submit(600)
+        wait_for("work to begin again", lambda: done("ended") > 1500, timeout=60)
+        stolen = {"holderIdentity": "a thief", "leaseDurationSeconds": 1}
+        apiserver.kubectl(
+            "-n", namespace, "patch", "lease", "maestro", "--type=merge", "-p", json.dumps({"spec": stolen})
+        )
+        third = start("third", "controller")
+        assert second.process.wait(timeout=30) == 1, "who loses the Lease ends"
+        submit(300)
+        wait_for("the third to lead and everything to be done", lambda: done("ended") == len(runs), timeout=120)
+
+        wait_for("an empty queue", lambda: queued(rabbitmq, namespace, "shared") == 0, timeout=60)
+        ended = postgres.sql("SELECT state, attempt, count(*) FROM run GROUP BY 1, 2", urlsplit(url).path[1:])
+        assert ended.strip().split("|") == [str(RunState.SUCCEEDED.code), "1", str(len(runs))], "state, attempts, Runs"
+        for run_id in runs:
+            assert len((marks / f"{run_id}.ended").read_text().splitlines()) == 1, "no function ran twice"
+        assert third.stop() == 0
