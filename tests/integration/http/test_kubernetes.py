@@ -13,11 +13,13 @@ import pytest
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.process import wait_for
 from tests.integration.http.api import Api
+from tests.integration.http.test_dead_letters import LETTERS, Box, Message
 
 from maestro.http.auth import Authenticator
 from maestro.http.logins.service import Logins
 from maestro.http.owners import KubePodOwners
 from maestro.kube.client import KubeClient
+from maestro.runs.letters import read
 
 API_VERSION = "maestro-operator.io/v1alpha1"
 REPORTS = "/api/v1/worker/reports"
@@ -184,6 +186,27 @@ def test_rights_on_runs_are_rights_on_a_subresource_of_automations(world: World)
     assert api.call("POST", f"/api/v1/jobs/{job}/cancel", token=viewer).status == 403
     assert api.call("GET", f"/api/v1/jobs/{job}", token=operator).status == 403
     assert api.call("POST", f"/api/v1/jobs/{job}/cancel", token=operator).status == 200
+
+
+def test_rights_on_dead_letters_are_rights_on_a_subresource_too(world: World) -> None:
+    world.automation("video")
+    world.role("viewer", ("list", "automations/deadletters"), ("get", "automations/deadletters"))
+    world.role("half", ("update", "automations/deadletters"))
+    world.role("editor", ("update", "automations/deadletters"), ("create", "automations/execute"))
+    world.role("cleaner", ("delete", "automations/deadletters"))
+    api = world.api
+    automation_id = f"{world.namespace}.video"
+    api.call("POST", f"/api/v1/automations/{automation_id}/execute", token=world.token("editor"))  # it gets known
+    Box(api).record([read(Message(b"{}", queue=f"maestro.{automation_id}"))])
+    viewer, half, editor, cleaner = (world.token(name) for name in ("viewer", "half", "editor", "cleaner"))
+    (letter,) = [item["id"] for item in api.call("GET", LETTERS, token=viewer).json["items"]]
+    assert api.call("GET", f"{LETTERS}/{letter}", token=viewer).status == 200
+    assert api.call("GET", f"{LETTERS}/{letter}", token=editor).status == 403
+    for token in (viewer, half, cleaner):
+        assert api.call("POST", f"{LETTERS}/{letter}/redrive", token=token).status == 403
+    assert api.call("POST", f"{LETTERS}/{letter}/redrive", token=editor).status == 202
+    assert api.call("DELETE", f"{LETTERS}/{letter}", token=viewer).status == 403
+    assert api.call("DELETE", f"{LETTERS}/{letter}", token=cleaner).status == 204
 
 
 def test_a_worker_is_good_for_runs_of_its_own_automation_only(world: World) -> None:
