@@ -71,8 +71,9 @@ install: cluster ## Build and load the images, install or upgrade Maestro on the
 	$(PY) -m tests.e2e.installation
 
 .PHONY: demo
-demo: install ## The main job on a real cluster: films in, pictures out, one worker pod killed on the way
+demo: install ## On a real cluster: films in, pictures out, one worker pod killed; then a wrong price list, replayed in order
 	KUBECONFIG=$(CURDIR)/build/kubeconfig $(PY) manifests/examples/video/demo.py
+	KUBECONFIG=$(CURDIR)/build/kubeconfig $(PY) manifests/examples/reprocessing/demo.py
 
 .PHONY: chaos
 chaos: setup ## Everything killed, cut off and frozen at random under 10,000 Runs on PostgreSQL and 3,000 on SQLite (an hour)

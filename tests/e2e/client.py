@@ -1,4 +1,4 @@
-"""The HTTP API as a person in a namespace calls it: a ServiceAccount with the role `maestro-editor`, a port-forward."""
+"""The HTTP API as a person in a namespace calls it: a ServiceAccount with roles of the chart, a port-forward."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ class Client:
 
 
 @contextmanager
-def client_of(cluster: Cluster, namespace: str) -> Iterator[Client]:
-    """The API for an editor of a namespace."""
-    account = "editor"
+def client_of(cluster: Cluster, namespace: str, account: str = "editor", *roles: str) -> Iterator[Client]:
+    """The API for a ServiceAccount with these roles of the chart in a namespace; by default an editor."""
     cluster.kubectl("-n", namespace, "create", "serviceaccount", account)
-    cluster.kubectl("-n", namespace, "create", "rolebinding", account, f"--clusterrole={RELEASE}-editor",
-                    f"--serviceaccount={namespace}:{account}")  # fmt: skip
+    for role in roles or ("editor",):
+        cluster.kubectl("-n", namespace, "create", "rolebinding", f"{account}-{role}",
+                        f"--clusterrole={RELEASE}-{role}", f"--serviceaccount={namespace}:{account}")  # fmt: skip
     token = cluster.kubectl("-n", namespace, "create", "token", account, "--duration=1h").strip()
     with port_forward(cluster) as base:
         yield Client(base, token, urllib3.PoolManager(retries=urllib3.Retry(connect=5, read=0, backoff_factor=0.2)))

@@ -17,6 +17,7 @@ from tests.cluster.prepare import prepare
 
 NAMESPACE = "maestro"
 RELEASE = "maestro"
+EXAMPLES = ("example-video", "example-reprocessing")
 CHART = paths.REPOSITORY / "charts" / "maestro"
 
 
@@ -41,11 +42,12 @@ def install(cluster: Cluster, *arguments: str) -> float:
 
 
 def main() -> int:
-    """Install on the cluster that is up, with the example's image."""
+    """Install on the cluster that is up, with the examples' images."""
     try:
         cluster = backends.choose()
-        prepare([], ["maestro", "example-video"])
-        cluster.load_image("example-video")
+        prepare([], ["maestro", *EXAMPLES])
+        for example in EXAMPLES:
+            cluster.load_image(example)
         print(f"helm install --wait returned after {install(cluster, *sys.argv[1:]):.1f} s")
     except ClusterError as error:
         print(f"maestro: {error}", file=sys.stderr)

@@ -20,15 +20,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from common import kubectl, step  # noqa: E402 - the folder above is no package
+
 ENDED = {"Succeeded", "Failed", "Canceled"}
 WIDTHS = (160, 240, 320, 480, 640)
-
-
-def kubectl(*args: str, stdin: str | None = None, check: bool = True) -> str:
-    done = subprocess.run(["kubectl", *args], input=stdin, text=True, capture_output=True, check=False)
-    if check and done.returncode:
-        raise SystemExit(f"kubectl {' '.join(args)}\n{done.stderr}")
-    return done.stdout
 
 
 class Api:
@@ -77,10 +73,6 @@ def port_forward(namespace: str, service: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-
-
-def step(text: str) -> None:
-    print(f"\n\033[1m▸ {text}\033[0m" if sys.stdout.isatty() else f"\n> {text}", flush=True)
 
 
 def watch(api: Api, ids: list[str], seconds: float, on_done: Any = None) -> list[dict[str, Any]]:
