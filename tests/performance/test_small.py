@@ -16,8 +16,11 @@ from tests.cluster.paths import REPOSITORY
         ("bench_worker", "--quick", "--concurrency", "16"),
         ("bench_store", "--runs", "1000"),
         ("bench_schedules", "--schedules", "20", "--cronjobs", "0", "--armed", "40", "--repeats", "1"),
+        ("bench_scale", "history", "--runs", "1000", "--repeats", "1", "--finished", "1", "1000"),
+        ("bench_scale", "keys", "--runs", "1000", "--repeats", "1", "--keys", "2000"),
+        ("bench_scale", "accept", "--runs", "3000"),
     ],
-    ids=lambda command: command[0],
+    ids=lambda command: "-".join(command[:2]).replace("---", "-"),
 )
 def test_it_runs(command: tuple[str, ...]) -> None:
     module, *arguments = command

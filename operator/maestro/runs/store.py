@@ -107,7 +107,7 @@ class RunStore:
             await self.write(lambda transaction: transaction.run(_PROBE))
         except StoreUnavailable as error:
             return str(error)
-        return None
+        return self._writer.problem
 
     def on_work(self, callback: OnWork) -> None:
         """Registers a callback for: an accept, a retry come due, a slot, a key or a full window set free. It must not

@@ -23,6 +23,7 @@ BatchHandler = Callable[[Transaction, list[Any]], Sequence[Any]]
 BATCH_WEIGHT = 1000
 """Rows that a transaction takes on before it commits; a longer list of one caller stays whole."""
 TRIES = 10
+_FAILURE_SECONDS = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -49,8 +50,16 @@ class Writer:
         self._handlers = dict(handlers)
         self._inbox: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closed = False
+        self._failed: tuple[float, str] | None = None
         self._thread = threading.Thread(target=self._run, name="run-store-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def problem(self) -> str | None:
+        """Why accepts and reports can't be written, where the last try failed within the last half minute. A small
+        write may find room on a disk that is full for all others."""
+        failed = self._failed
+        return None if failed is None or time.monotonic() - failed[0] > _FAILURE_SECONDS else failed[1]
 
     def submit(self, kind: str, payload: Any, weight: int = 1) -> asyncio.Future[Any]:
         """Hands a request over; the future gets its answer once it is durable. Must be called on a running loop."""
@@ -98,6 +107,8 @@ class Writer:
         try:
             return self._transact(batch)
         except StoreUnavailable as error:
+            if self._items(batch):
+                self._failed = (time.monotonic(), str(error))
             return [error] * len(batch)
         except Exception as error:
             if len(batch) == 1:
@@ -123,9 +134,13 @@ class Writer:
 
     def _observe(self, batch: list[_Request], seconds: float) -> None:
         metrics.COMMIT_SECONDS.observe(seconds)
-        items = sum(request.weight for request in batch if request.kind in self._counted)
+        items = self._items(batch)
         if items:
+            self._failed = None
             metrics.COMMIT_SIZE.observe(items)
+
+    def _items(self, batch: list[_Request]) -> int:
+        return sum(request.weight for request in batch if request.kind in self._counted)
 
     def _treat(self, transaction: Transaction, batch: list[_Request]) -> list[Any]:
         by_kind: dict[str, list[int]] = defaultdict(list)
