@@ -84,4 +84,7 @@ chaos: setup ## Everything killed, cut off and frozen at random under 10,000 Run
 bench: setup ## Ratios against raw clients and peers, side by side in one run
 	$(PY) -m tests.performance.bench_dispatch
 	$(PY) -m tests.performance.bench_worker
+	$(PY) -m tests.performance.bench_scale history
+	$(PY) -m tests.performance.bench_scale keys
+	$(PY) -m tests.performance.bench_scale accept
 	$(PY) -m tests.performance.bench_schedules
