@@ -41,6 +41,8 @@ Object = dict[str, Any]
 REPLACED = "Replaced"
 """Reason of a Run that gave way to a later tick."""
 _SOON = 0.5
+_CROWD, _PATIENCE = 16, 10
+"""Where more Runs than this are on their way out, the status of a Schedule waits, so many times at most."""
 _OUTAGE_SECONDS = 3.0
 
 
@@ -59,6 +61,7 @@ class _Memory:
     timetable: Timetable | Problem | None = None
     account: Account | None = None
     rushed: bool = False
+    waits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +196,20 @@ class ScheduleReconciler:
         if again:
             return 0.0
         if self._hurries(memory):
-            return random.uniform(1.0, 1.5 + self._busy() / 200)  # noqa: S311 - spreads load, keeps no secret
+            return random.uniform(1.0, 1.5 + self._busy() / 100)  # noqa: S311 - spreads load, keeps no secret
         await self._tidy(key, schedule)
         suspended = target is not None and target.registration.suspended
         facts = Facts(account, problem, following, blocked, suspended)
         return await self._tell(schedule, obj, facts)
 
     def _hurries(self, memory: _Memory) -> bool:
-        """Whether ticks were recorded just now: what they start goes before what is told of them."""
-        rushed, memory.rushed = memory.rushed, False
-        return rushed
+        """Whether ticks were recorded just now, and what they start (or what others start) is still on its way out: it
+        goes before what is told of it, but not for ever."""
+        if memory.rushed:
+            memory.rushed, memory.waits = False, _PATIENCE
+            return True
+        memory.waits = memory.waits - 1 if self._busy() > _CROWD else 0
+        return memory.waits > 0
 
     # -- observe
 

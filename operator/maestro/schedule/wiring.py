@@ -190,12 +190,15 @@ class Schedules:
         ticks = await self.ledger.open()
         if ended := [tick for tick in ticks if tick.ended]:
             await self.ledger.settle(ended, epoch=self._epoch())
-        found: dict[str, set[OpenTick]] = {}
+        news: dict[str, set[OpenTick]] = {}
         for tick in ticks:
-            found.setdefault(tick.uid, set()).add(tick)
-        now = {uid: frozenset(of_uid) for uid, of_uid in found.items()}
-        changed = {uid for uid in now.keys() | self._open.keys() if now.get(uid) != self._open.get(uid)}
-        self._open = {uid: frozenset(tick for tick in of_uid if not tick.ended) for uid, of_uid in now.items()}
+            # What this process recorded itself it knows; not what others asked for, nor that a Job is tried again.
+            if (tick.waiting and tick.mark) or (tick.attempt or 0) > 1:
+                news.setdefault(tick.uid, set()).add(tick._replace(state=None, ended_at=None))
+        now = {uid: frozenset(of_uid) for uid, of_uid in news.items()}
+        changed = {tick.uid for tick in ended}
+        changed |= {uid for uid in now.keys() | self._open.keys() if now.get(uid) != self._open.get(uid)}
+        self._open = now
         if not changed:
             return
         for obj in self._feed.cache.values():
