@@ -83,10 +83,9 @@ class LoginRoutes:
 
     async def change_password(self, request: Request) -> Response:
         """Another password."""
-        logins = self._logins
         person = await self._authenticator.person(request, with_any_password=True)
         wanted = await given(request, ChangePasswordRequest, SMALL_BODY)
-        return _session(await logins.change_password(person, wanted.current_password, wanted.new_password))
+        return _session(await self._logins.change_password(person, wanted.current_password, wanted.new_password))
 
     @property
     def _logins(self) -> Logins:
