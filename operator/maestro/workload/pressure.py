@@ -8,7 +8,8 @@ from types import TracebackType
 
 
 class Pressure:
-    """A gate for requests of one kind. Each that goes well lets a little more through, each that is pushed back half.
+    """A gate for requests of one kind. Each that goes well lets one more through until the first is pushed back, which
+    lets half through; from then on it takes a whole round for one more.
 
     Parameters
     ----------
@@ -16,9 +17,10 @@ class Pressure:
         Requests under way at first, and at most.
     """
 
-    def __init__(self, *, initial: int = 16, most: int = 64) -> None:
+    def __init__(self, *, initial: int = 32, most: int = 128) -> None:
         self._limit = float(initial)
         self._most = most
+        self._steep = True
         self._under_way = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
@@ -29,10 +31,11 @@ class Pressure:
 
     def eased(self) -> None:
         """A request went well."""
-        self._limit = min(self._limit + 1 / self._limit, self._most)
+        self._limit = min(self._limit + (1.0 if self._steep else 1 / self._limit), self._most)
 
     def pushed_back(self) -> None:
         """The API server wants less (priority and fairness)."""
+        self._steep = False
         self._limit = max(self._limit / 2, 1.0)
 
     async def __aenter__(self) -> None:

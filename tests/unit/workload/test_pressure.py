@@ -9,11 +9,16 @@ from maestro.workload.pressure import Pressure
 
 def test_it_grows_and_gives_way() -> None:
     pressure = Pressure(initial=4, most=8)
-    for _ in range(100):
+    for _ in range(4):
         pressure.eased()
+    assert pressure.limit == 8
+    pressure.eased()
     assert pressure.limit == 8
     pressure.pushed_back()
     assert pressure.limit == 4
+    for _ in range(4):
+        pressure.eased()
+    assert pressure.limit == 4, "slowly now"
     for _ in range(10):
         pressure.pushed_back()
     assert pressure.limit == 1
