@@ -88,3 +88,4 @@ bench: setup ## Ratios against raw clients and peers, side by side in one run
 	$(PY) -m tests.performance.bench_scale keys
 	$(PY) -m tests.performance.bench_scale accept
 	$(PY) -m tests.performance.bench_schedules
+	$(PY) -m tests.performance.bench_replay --runs 1000000 --repeats 1

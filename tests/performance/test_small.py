@@ -19,6 +19,7 @@ from tests.cluster.paths import REPOSITORY
         ("bench_scale", "history", "--runs", "1000", "--repeats", "1", "--finished", "1", "1000"),
         ("bench_scale", "keys", "--runs", "1000", "--repeats", "1", "--keys", "2000"),
         ("bench_scale", "accept", "--runs", "3000"),
+        ("bench_replay", "--runs", "1000", "--held", "500", "--plan", "[1000]", "--seconds", "0.3", "--repeats", "1"),
     ],
     ids=lambda command: "-".join(command[:2]).replace("---", "-"),
 )

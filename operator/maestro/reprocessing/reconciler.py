@@ -400,7 +400,7 @@ class ReprocessingReconciler:
         """End the replays of Reprocessings that were deleted while nobody looked, and what previews left behind."""
         present = {obj["metadata"]["uid"] for obj in self._reprocessings.values()}
         old = self._clock() - timedelta(hours=1)
-        for replay in await self._area.open():
+        for replay in await self._area.kept():
             if replay.uid.startswith(planner.PREVIEW_UID):
                 if from_micros(replay.created_at) < old:
                     await self._area.forget(replay.pk)

@@ -131,7 +131,9 @@ class Settled:
 
 
 _ONE = Sql(f"SELECT {_COLUMNS} FROM replay WHERE uid = :uid")  # noqa: S608 - our own columns
-_OPEN = Sql(f"SELECT {_COLUMNS} FROM replay WHERE ended_at IS NULL ORDER BY pk")  # noqa: S608
+_KEPT = Sql(f"""
+    SELECT {_COLUMNS} FROM replay
+    WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM replay_item i WHERE i.replay = replay.pk) ORDER BY pk""")  # noqa: S608
 _CREATE = Sql("""
     INSERT INTO replay (uid, id, name, solution, spec_hash, created_at)
     VALUES (:uid, :id, :name, :solution, :spec_hash, :created_at) ON CONFLICT (uid) DO NOTHING""")
@@ -393,9 +395,9 @@ class Replays:
         """The Reprocessing with this UID."""
         return await self.store.read(lambda transaction: load(transaction, uid))
 
-    async def open(self) -> list[Replay]:
-        """Those that haven't ended."""
-        return await self.store.read(lambda transaction: [Replay(*row) for row in transaction.all(_OPEN)])
+    async def kept(self) -> list[Replay]:
+        """Those that haven't ended, and those of which items are kept."""
+        return await self.store.read(lambda transaction: [Replay(*row) for row in transaction.all(_KEPT)])
 
     async def create(self, uid: str, id_: str, name: str, solution: str, spec_hash: str, now: int) -> Replay:
         """The row of a new Reprocessing, or the one that is there."""

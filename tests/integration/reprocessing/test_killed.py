@@ -106,11 +106,13 @@ def test_kill_9_at_three_points_of_a_replay(
     rabbitmq.reset()
     environment = environment_of(apiserver, rabbitmq, namespace, tmp_path)
     port, gateway = ports.reserve(), ports.reserve()
+    begun: list[Maestro] = []
 
     def begin(number: int) -> Maestro:
         made = Maestro(environment, tmp_path, f"maestro-{number}", http_port=port, gateway_port=gateway)
         made.http = port
-        made.await_ready()
+        begun.append(made)
+        wait_for(f"readiness, see {made.log}", lambda: made.ready, timeout=180)
         return made
 
     def reprocessing(*path: str) -> Any:
@@ -119,11 +121,11 @@ def test_kill_9_at_three_points_of_a_replay(
             found = (found or {}).get(step)
         return found
 
-    maestro = begin(0)
     url = SimpleNamespace(url=f"http://127.0.0.1:{port}")
     worker = Worker("worker", "tests.workers.functions:note", tmp_path, maestro=url, broker=rabbitmq,  # type: ignore[arg-type]
                     queue=f"maestro.{namespace}.invoices", concurrency=1)  # fmt: skip
     try:
+        maestro = begin(0)
         automation(apiserver, namespace, "invoices")
         patch = json.dumps({"spec": {"solution": "shop"}})
         apiserver.kubectl("-n", namespace, "patch", "automation", "invoices", "--type=merge", "-p", patch)
@@ -133,7 +135,11 @@ def test_kill_9_at_three_points_of_a_replay(
         assert status == 202
         worker.ready()
         first = [UUID(each["job_id"]) for each in accepted["items"]]
-        wait_for("the first Runs", lambda: maestro.call(token, "GET", f"/jobs/{first[-1]}")[1]["state"] == "Succeeded")
+        wait_for(
+            "the first Runs",
+            lambda: maestro.call(token, "GET", f"/jobs/{first[-1]}")[1]["state"] == "Succeeded",
+            timeout=90,
+        )
         apiserver.apply(
             {
                 "apiVersion": "maestro-operator.io/v1alpha1",
@@ -146,7 +152,7 @@ def test_kill_9_at_three_points_of_a_replay(
                 },
             }
         )
-        wait_for("the plan", lambda: reprocessing("status", "plan", "total") == RUNS)
+        wait_for("the plan", lambda: reprocessing("status", "plan", "total") == RUNS, timeout=90)
         caller = Caller(apiserver, namespace, gateway, token)
         with asking(caller):
             decision = {"decision": "Approved", "decidedBy": "ana", "planHash": reprocessing("status", "plan", "hash")}
@@ -159,12 +165,13 @@ def test_kill_9_at_three_points_of_a_replay(
                 maestro.kill()
                 maestro = begin(number)
             wait_for("the end", lambda: reprocessing("status", "phase") == "Finished", timeout=90)
-            wait_for("the gateway opens", lambda: caller.seen[-1:] == [200])
+            wait_for("the gateway opens", lambda: caller.seen[-1:] == [200], timeout=90)
         assert caller.wrong == []
         assert 403 in caller.seen
         assert maestro.stop() == 0
     finally:
-        maestro.kill()
+        for each in begun:
+            each.kill()
         worker.kill()
     replays = asyncio.run(_replays(tmp_path, first))
     assert [[run.state for run in of_one] for of_one in replays] == [[RunState.SUCCEEDED]] * RUNS

@@ -208,5 +208,5 @@ async def _gone(world: World) -> bool:
     try:
         await world.get()
     except NotFound:
-        return all(each.name != "fix" or each.ended_at for each in await Replays(world.store).open())
+        return all(each.name != "fix" for each in await Replays(world.store).kept())
     return False
