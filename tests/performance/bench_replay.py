@@ -390,7 +390,7 @@ async def _connect(port: int, count: int, answered: Callable[[_Connection, float
             made.append(connection)
         except OSError:
             tries += 1
-            assert tries < 600, "the server doesn't answer"
+            assert tries < 4000, "the server doesn't answer"
             await asyncio.sleep(0.05)
     return made
 

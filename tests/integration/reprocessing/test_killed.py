@@ -160,7 +160,9 @@ def test_kill_9_at_three_points_of_a_replay(
             apiserver.kubectl("-n", namespace, "patch", "reprocessing", "fix", "--type=merge", "-p", patch)
             for number, done in enumerate((2, 6, 10), start=1):
                 wait_for(
-                    f"{done} are done", lambda done=done: (reprocessing("status", "progress", "done") or 0) >= done
+                    f"{done} are done",
+                    lambda done=done: (reprocessing("status", "progress", "done") or 0) >= done,
+                    timeout=90,
                 )
                 maestro.kill()
                 maestro = begin(number)
