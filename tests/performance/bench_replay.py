@@ -42,6 +42,7 @@ from maestro.broker.publisher import Publisher
 from maestro.http.auth import Authenticator
 from maestro.http.gateway import GatewayCheck
 from maestro.http.guard import Guard
+from maestro.http.proceed import Proceed
 from maestro.http.server import server_config
 from maestro.kube.cache import ObjectCache
 from maestro.kube.kinds import AUTOMATION, REPROCESSING
@@ -329,7 +330,9 @@ def _serve(which: str, port: int) -> None:
         cache = ObjectCache(REPROCESSING)
         cache.replace([_shown(n) for n in range(1000)])
         authenticator = Authenticator(None, None, audience="maestro")  # type: ignore[arg-type]
-        app = Guard(GatewayCheck(_bare, Gateways(cache), authenticator, "bench", needs_token=False))
+        gateways = Gateways(cache)
+        check = GatewayCheck(_bare, gateways, authenticator, "bench", needs_token=False)
+        app = Proceed(Guard(check), gateways, check.solution_id, needs_token=False)
     gc.collect()
     gc.freeze()
     uvicorn.Server(server_config(app, "127.0.0.1", port)).run()

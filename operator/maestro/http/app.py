@@ -30,6 +30,7 @@ from maestro.http.objects import Objects
 from maestro.http.older_reprocessings import OlderReprocessingRoutes
 from maestro.http.plans import PlanRoutes
 from maestro.http.preview import PreviewRoutes
+from maestro.http.proceed import Proceed
 from maestro.http.reprocessings import ReprocessingRoutes
 from maestro.http.runs import RunAccess, RunRoutes
 from maestro.http.schedules import ScheduleRoutes
@@ -106,7 +107,7 @@ def _guarded(services: Services, app: ASGIApp) -> ASGIApp:
         settings.api_namespace,
         needs_token=not settings.gateway_open,
     )
-    return Guard(check)
+    return Proceed(Guard(check), services.gateway, check.solution_id, needs_token=not settings.gateway_open)
 
 
 def _endpoints(services: Services) -> list[Endpoint]:

@@ -13,8 +13,8 @@ from maestro.http.auth import Authenticator
 from maestro.http.errors import HttpError
 from maestro.runs.gateway import OPEN, GatewayAnswer
 
-_PREFIX = "/v1.0.0/gateway/"
-_SUFFIX = "/proceed"
+PREFIX = "/v1.0.0/gateway/"
+SUFFIX = "/proceed"
 ROUTE = "/v1.0.0/gateway/{solution}/proceed"
 _SOLUTION = re.compile(r"(?:[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\.)?[A-Za-z0-9]([-A-Za-z0-9_]{0,61}[A-Za-z0-9])?")
 
@@ -52,7 +52,7 @@ class GatewayCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope.get("path", "")
-        if scope["type"] != "http" or not (path.startswith(_PREFIX) and path.endswith(_SUFFIX)):
+        if scope["type"] != "http" or not (path.startswith(PREFIX) and path.endswith(SUFFIX)):
             await self._app(scope, receive, send)
             return
         scope["maestro.route"] = ROUTE
@@ -60,7 +60,7 @@ class GatewayCheck:
             raise HttpError(405, "this path takes GET, HEAD", headers={"Allow": "GET, HEAD"})
         if self._needs_token:
             await self._authenticator.anyone(HTTPConnection(scope))
-        answer = self._gateway.answer(self._solution_id(path))
+        answer = self._gateway.answer(self.solution_id(path))
         status, body = _STATUS[answer.verdict], _body(answer)
         headers = [(b"content-length", str(len(body)).encode()), (b"cache-control", b"no-store")]
         if body:
@@ -73,8 +73,9 @@ class GatewayCheck:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _solution_id(self, path: str) -> str:
-        solution = path[len(_PREFIX) : -len(_SUFFIX)]
+    def solution_id(self, path: str) -> str:
+        """`<namespace>.<solution>` of a path. Raises HttpError 400."""
+        solution = path[len(PREFIX) : -len(SUFFIX)]
         if not _SOLUTION.fullmatch(solution):
             raise HttpError(400, "the Solution in the path must be <name> or <namespace>.<name>")
         return solution if "." in solution else f"{self._default_namespace}.{solution}"

@@ -78,6 +78,24 @@ def test_it_needs_a_token_of_anyone_known(make: Callable[..., Api]) -> None:
     assert api.call("GET", PATH, token=None, headers={"X-Worker-API-Key": API_KEY}).status == 200
 
 
+def test_who_was_let_pass_is_stopped_at_once_when_the_gateway_shuts(make: Callable[..., Api], board: Board) -> None:
+    api = make()
+    for _ in range(3):
+        assert api.call("GET", PATH, token="eve").status == 200
+    assert api.call("GET", PATH, token="wrong").status == 401, (
+        "another caller is looked at, however well known the path"
+    )
+    assert api.call("GET", PATH, token=None).status == 401
+    assert api.call("GET", "/v1.0.0/gateway/other.prices/proceed", token="eve").status == 200
+    board.answers["team.prices"] = GatewayAnswer("blocked", "prices are replayed", "fix-march")
+    assert api.call("GET", PATH, token="eve").status == 403
+    assert api.call("GET", "/v1.0.0/gateway/other.prices/proceed", token="eve").status == 200
+    board.answers["team.prices"] = GatewayAnswer("unknown", "nobody knows")
+    assert api.call("GET", PATH, token="eve").status == 503
+    del board.answers["team.prices"]
+    assert api.call("GET", PATH, token="eve").status == 200
+
+
 def test_an_installation_may_leave_it_open(make: Callable[..., Api]) -> None:
     api = make(gateway_open=True)
     assert api.call("GET", PATH, token=None).status == 200
