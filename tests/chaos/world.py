@@ -175,8 +175,6 @@ def world(cluster: Cluster, namespace: str, store: str, replicas: int) -> Iterat
     cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", f"automation/{AUTOMATION}", "--timeout=180s")
     volume = cluster.get("pvc", "ledger", "-n", namespace)["spec"]["volumeName"]
     folder = Path(cluster.get("pv", volume)["spec"]["hostPath"]["path"])
-    for leftover in folder.iterdir():
-        leftover.unlink()
     address = cluster.get("service", RELEASE, "-n", NAMESPACE)["spec"]["clusterIP"]
     cluster.kubectl("-n", namespace, "create", "serviceaccount", "chaos")
     cluster.kubectl("-n", namespace, "create", "rolebinding", "chaos", f"--clusterrole={RELEASE}-editor",

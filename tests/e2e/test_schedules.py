@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from tests.cluster.cluster import Cluster
+from tests.cluster.errors import CommandError
 from tests.cluster.paths import REPOSITORY
+from tests.cluster.process import wait_for
 from tests.e2e.client import Client
 from tests.e2e.test_jobs import job
 
@@ -27,10 +30,17 @@ def _get(cluster: Cluster, namespace: str, kind: str, name: str = "") -> Any:
 
 
 def _wait(cluster: Cluster, namespace: str, name: str, path: str, value: str, timeout: int = 90) -> None:
-    cluster.kubectl(
-        "-n", namespace, "wait", f"schedules.maestro-operator.io/{name}", f"--for=jsonpath={path}={value}",
-        f"--timeout={timeout}s",
-    )  # fmt: skip
+    """Until a JSONPath of a Schedule has a value (`kubectl wait` gives up where a list is empty)."""
+
+    def there() -> bool:
+        with contextlib.suppress(CommandError):
+            shown = cluster.kubectl(
+                "-n", namespace, "get", f"schedules.maestro-operator.io/{name}", f"-ojsonpath={path}"
+            )
+            return shown == value
+        return False
+
+    wait_for(f"{path} of Schedule {name} to be {value}", there, timeout=timeout, every=0.5)
 
 
 def test_the_examples(maestro: Cluster, namespace: str, api: Client) -> None:

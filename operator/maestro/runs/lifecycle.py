@@ -33,6 +33,7 @@ MUST_BE_ALONE = "alone"
 BARRED = "barred"
 JOB_INVALID = "JobInvalid"
 AUTOMATION_DELETED = "AutomationDeleted"
+SCHEDULE_DELETED = "ScheduleDeleted"
 BUSINESS = "BusinessFailure"
 TECHNICAL = "TechnicalFailure"
 

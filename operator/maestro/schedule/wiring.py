@@ -13,6 +13,7 @@ from maestro.kube.errors import KubeError, NotFound
 from maestro.kube.kinds import SCHEDULE, ObjectKey
 from maestro.runs.dispatcher import Gateway, always_open
 from maestro.runs.errors import StoreUnavailable
+from maestro.runs.lifecycle import SCHEDULE_DELETED
 from maestro.runs.store import RunStore
 from maestro.runs.ticks import OpenTick, TickLedger
 from maestro.runtime import metrics
@@ -27,7 +28,6 @@ from maestro.schedule.reconciler import ScheduleReconciler
 
 log = logging.getLogger(__name__)
 
-SCHEDULE_DELETED = "ScheduleDeleted"
 """Reason of a Run whose Job went with its Schedule."""
 _POLL_SECONDS = 1.0
 _GONE_EVERY = 60

@@ -13,10 +13,11 @@ from maestro.kube.cache import ObjectCache, without_bookkeeping
 from maestro.kube.children import watch_children
 from maestro.kube.client import KubeClient
 from maestro.kube.errors import Conflict, KubeError, NotFound
-from maestro.kube.kinds import JOB, ObjectKey
+from maestro.kube.kinds import JOB, SCHEDULE, ObjectKey
 from maestro.resources import names
 from maestro.runs.dispatcher import JOB_REFUSED
 from maestro.runs.errors import StoreUnavailable
+from maestro.runs.lifecycle import SCHEDULE_DELETED
 from maestro.runs.model import RunFilter, RunState, RunView, Unpublished
 from maestro.runs.parameters import InvalidSchema, ParameterValidator
 from maestro.runs.reports import Report
@@ -71,6 +72,8 @@ class JobFollower:
         )
         self._pods: dict[ObjectKey, Object] = {}
         self._known: dict[ObjectKey, tuple[UUID, int]] = {}
+        self._schedules: dict[ObjectKey, tuple[str, str]] = {}
+        """Name and UID of the Schedule that a known Job belongs to."""
         self._begun: set[ObjectKey] = set()
         pods.observe(self._pod_changed)
         self._controller = Controller(
@@ -91,6 +94,9 @@ class JobFollower:
         if found is None:
             return None
         self._known[key] = found
+        owner = controller_of(job)
+        if owner is not None and owner.get("kind") == SCHEDULE.kind:
+            self._schedules[key] = owner["name"], owner["uid"]
         end = job_end(job, self._pods.get(key))
         if end is not None:
             await self._ended(key, job, found, end)
@@ -194,13 +200,29 @@ class JobFollower:
         return validator.scrub(text, run.parameters or {})
 
     async def _vanished(self, key: ObjectKey) -> None:
-        """Somebody deleted the Job: the attempt is lost, unless it had ended before."""
+        """Somebody deleted the Job: the attempt is lost, unless it had ended before.
+
+        Where it went with its Schedule, the Run was meant to end: it is canceled, not lost.
+        """
         found = self._known.get(key)
         if found is not None:
+            if await self._schedule_is_gone(key):
+                await self._store.cancel(found[0], why=SCHEDULE_DELETED, by=f"deletion of the Schedule of Job {key}")
             await self._lost(*found)
         self._known.pop(key, None)
+        self._schedules.pop(key, None)
         self._pods.pop(key, None)
         self._begun.discard(key)
+
+    async def _schedule_is_gone(self, key: ObjectKey) -> bool:
+        """Whether the Job's Schedule was deleted. The garbage collector may be faster than the watch of Schedules."""
+        if key not in self._schedules:
+            return False
+        name, uid = self._schedules[key]
+        try:
+            return bool((await self._kube.get(SCHEDULE, key.namespace, name))["metadata"]["uid"] != uid)
+        except NotFound:
+            return True
 
     async def _lost(self, run_id: UUID, attempt: int) -> None:
         report = Report(op="jobEnded", job=run_id, attempt=attempt, worker=f"job/{run_id}-{attempt}", job_pod=True)
