@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -54,7 +55,7 @@ def test_the_examples(maestro: Cluster, namespace: str, api: Client) -> None:
     found = _get(maestro, namespace, "sched", "every-minute")
     tick = found["status"]["recentTicks"][-1]
     run = api.run(tick["run"])
-    assert run["scheduledTime"] == tick["time"]
+    assert datetime.fromisoformat(run["scheduledTime"]) == datetime.fromisoformat(tick["time"])
     assert f"Hello, {tick['time'][:10]}" in run["result"]["log"]
     table = maestro.kubectl("-n", namespace, "get", "schedules.maestro-operator.io").splitlines()
     assert table[0].split() == ["NAME", "SCHEDULE", "TIMEZONE", "AUTOMATION", "STATUS", "ACTIVE", "LAST", "NEXT", "AGE"]
