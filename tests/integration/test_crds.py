@@ -694,8 +694,8 @@ def test_columns(apiserver: ApiServer, objects: Objects, namespace: str) -> None
             assert _row(apiserver, namespace, name)[:-1] == expected
     header, row = apiserver.kubectl("get", "auto", "-n", namespace, "-o", "wide").splitlines()
     columns = ["NAME", "STATUS", "WORKERS", "WAITING", "HELD", "RUNNING", "FAILED-24H", "LAST", "AGE"]
-    assert header.split() == [*columns, "SOLUTION", "QUEUE", "IMAGE"]
-    assert row.split()[-3:] == ["shop", "maestro.n.a", "films:1"]
+    assert header.split() == [*columns, "SOLUTION", "QUEUE", "IMAGE", "DEAD-LETTERS"]
+    assert row.split()[9:12] == ["shop", "maestro.n.a", "films:1"]
     everything = apiserver.kubectl("get", "maestro", "-n", namespace, "-o", "name").split()
     assert len(everything) == 3
 

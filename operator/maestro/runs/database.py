@@ -277,7 +277,9 @@ def unavailable(error: Exception) -> StoreUnavailable:
     """The driver's words, without its help texts and parameters."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     first = (str(original).strip() or type(original).__name__).splitlines()[0]
-    return StoreUnavailable(f"the run store can't be used: {first}")
+    # What a PostgreSQL server says for itself has a code; what the driver says of a connection has none.
+    gone = isinstance(original, psycopg.Error) and original.sqlstate is None
+    return StoreUnavailable(f"the run store can't be used: {first}", gone=gone)
 
 
 def _lost_a_race(error: Exception) -> bool:

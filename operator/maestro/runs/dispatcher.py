@@ -442,7 +442,8 @@ class Dispatcher:
         for key, count in counts.items():
             if self._may_move(key, count):
                 # Whether some are launched apart, another replica may know: it is found out by trying.
-                self._wake([Flow(key, False)] + [Flow(key, True)] * (registrations[key].launch == "Queue"))
+                apart = registrations[key].launch == "Queue" and self._launcher is not None
+                self._wake([Flow(key, False)] + [Flow(key, True)] * apart)
 
     def _may_move(self, key: int, count: Counts) -> bool:
         registration = self._store.registrations().get(key)

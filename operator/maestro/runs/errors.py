@@ -14,7 +14,16 @@ class StoreUnavailable(StoreError):  # noqa: N818 - the word of the state table
 
     Nothing of the request was written, but where the connection broke during the commit, of which nobody can tell.
     The store recovers by itself: the next request tries again.
+
+    Attributes
+    ----------
+    gone
+        No server answered: as soon as one does, it is back. (A disk that is full for one write may have room for another.)
     """
+
+    def __init__(self, message: str, *, gone: bool = False) -> None:
+        super().__init__(message)
+        self.gone = gone
 
 
 class Refused(StoreError):  # noqa: N818 - an answer, no fault

@@ -107,7 +107,7 @@ class Writer:
         try:
             return self._transact(batch)
         except StoreUnavailable as error:
-            if self._items(batch):
+            if self._items(batch) and not error.gone:
                 self._failed = (time.monotonic(), str(error))
             return [error] * len(batch)
         except Exception as error:

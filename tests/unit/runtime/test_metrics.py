@@ -6,7 +6,7 @@ from maestro.runtime.metrics import REGISTRY
 
 BOUNDED = {
     "version", "dependency", "controller", "result", "queue", "method", "code", "why", "kind", "automation", "state",
-    "op", "status", "route", "reason", "cause",
+    "op", "status", "route", "reason", "cause", "phase", "decision", "via", "schedule", "outcome", "event",
 }  # fmt: skip
 
 
