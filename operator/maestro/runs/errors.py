@@ -18,7 +18,8 @@ class StoreUnavailable(StoreError):  # noqa: N818 - the word of the state table
     Attributes
     ----------
     gone
-        No server answered: as soon as one does, it is back. (A disk that is full for one write may have room for another.)
+        No server answered: as soon as one does, it is back. (A disk that is full for one write may have room for
+        another.)
     """
 
     def __init__(self, message: str, *, gone: bool = False) -> None:

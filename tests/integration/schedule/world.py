@@ -100,6 +100,8 @@ class ScheduleWorld(World):
             return dispatcher.leadership.epoch if dispatcher.leadership else None
 
         self.controller.fenced_by(epoch)
+        # How old a Job is goes by the API server's clock, which nobody sets.
+        self.controller.follower._clock = utcnow
         kube = self._clients[-1]
         feed = Feed(SCHEDULE, WorkQueue("schedule"), namespaces=[self.namespace])
         self.schedules = Schedules(
