@@ -8,7 +8,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -67,6 +67,13 @@ class Transaction:
         self._cursor: Any = connection.connection.cursor()
         self.after_commit: list[Callable[[], None]] = []
         """What must happen once the transaction is durable, and not before."""
+
+    def end(self) -> None:
+        """Gives the cursor back, here and now. Left to the garbage collector, it would be reset in whichever thread
+        that runs in, and with it a statement that the next transaction has from the same cache: SQLite calls it misuse.
+        """
+        with suppress(sqlite3.Error, psycopg.Error):
+            self._cursor.close()
 
     def all(self, sql: Sql, params: Params | None = None) -> list[Row]:
         """Every row."""
@@ -205,14 +212,17 @@ class Database:
             if self._writing is None:
                 self._writing = self.engine.connect()
             transaction = Transaction(self, self._writing)
-            self._begin(transaction)
             try:
-                yield transaction
-            except BaseException:
-                self._abandon(transaction)
-                raise
-            committing = True
-            self._commit(transaction)
+                self._begin(transaction)
+                try:
+                    yield transaction
+                except BaseException:
+                    self._abandon(transaction)
+                    raise
+                committing = True
+                self._commit(transaction)
+            finally:
+                transaction.end()
         except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
             raise self._translated(error, stale=reused and not committing) from error
         for action in transaction.after_commit:
@@ -227,7 +237,11 @@ class Database:
                     connection.exec_driver_sql("BEGIN")
                 else:
                     connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                yield Transaction(self, connection)
+                transaction = Transaction(self, connection)
+                try:
+                    yield transaction
+                finally:
+                    transaction.end()
         except (sqlite3.Error, psycopg.Error, SQLAlchemyError) as error:
             if not _out_of_reach(error):
                 raise
