@@ -15,8 +15,8 @@ REMEMBERED_SECONDS = 5.0
 _MOST = 10_000
 _CREDENTIALS = (b"authorization", b"x-worker-api-key")
 
-Key = tuple[bytes | str, ...]
-"""The path, and what the caller shows for itself. Never logged."""
+Key = tuple[str | tuple[bytes, bytes], ...]
+"""The path, and the header fields by which the caller shows who it is. Never logged."""
 
 _START = {
     "type": "http.response.start",
@@ -68,7 +68,7 @@ class Proceed:
     def _key(self, path: str, scope: Scope) -> Key:
         if not self._needs_token:
             return (path,)
-        return (path, *(value for name, value in scope["headers"] if name in _CREDENTIALS))
+        return (path, *(field for field in scope["headers"] if field[0] in _CREDENTIALS))
 
     async def _whole_way(self, key: Key, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         self._passes.pop(key, None)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.rabbitmq import RabbitMQ
@@ -300,12 +300,31 @@ class World:
         return f"maestro.{self.namespace}.orders"
 
 
+W = TypeVar("W", bound=World)
+
+
 @contextlib.asynccontextmanager
 async def world(
     apiserver: ApiServer, rabbitmq: RabbitMQ, namespace: str, folder: Path, *, start: bool = True, **settings: Any
 ) -> AsyncIterator[World]:
     """A world with the controller at work; it resyncs every 2 s."""
     apiserver.apply(*rights.bound(namespace))
+    async with world_of(World, apiserver, rabbitmq, namespace, folder, start=start, **settings) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def world_of(
+    kind: type[W],
+    apiserver: ApiServer,
+    rabbitmq: RabbitMQ,
+    namespace: str,
+    folder: Path,
+    *,
+    start: bool,
+    **settings: Any,
+) -> AsyncIterator[W]:
+    """A world of this kind, whose account has its rights already."""
     rabbitmq.reset()
     given = Settings(
         **{
@@ -323,7 +342,7 @@ async def world(
     kubelet = Kubelet(kube, namespace)
     stop = asyncio.Event()
     background = asyncio.create_task(kubelet.run(stop))
-    made = World(apiserver, rabbitmq, namespace, kube, store, management, given, kubelet)
+    made = kind(apiserver, rabbitmq, namespace, kube, store, management, given, kubelet)
     try:
         if start:
             await made.start()
@@ -338,4 +357,4 @@ async def world(
         await store.close()
 
 
-__all__ = ["JOB", "SERVICE_ACCOUNT", "Kubelet", "World", "automation", "world"]
+__all__ = ["JOB", "SERVICE_ACCOUNT", "Kubelet", "World", "automation", "world", "world_of"]

@@ -17,7 +17,13 @@ from maestro.runs import backup
 from maestro.runs.errors import StoreUnavailable
 from maestro.runs.store import RunStore
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
+
+@pytest.fixture(autouse=True, scope="module")
+def _root() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("these tests mount file systems: run them as root", pytrace=False)
+
+
 TEXT = {"text": "x" * 4000}
 
 

@@ -14,21 +14,17 @@ from typing import Any
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.rabbitmq import RabbitMQ
 from tests.integration.automation import rights
-from tests.integration.automation.world import RATE, Kubelet, World
+from tests.integration.automation.world import World, world_of
 
 from maestro.broker import connection as amqp
-from maestro.broker.management import ManagementClient
 from maestro.broker.publisher import Publisher
 from maestro.handlers import Feed
-from maestro.kube.client import KubeClient
 from maestro.kube.informer import Informer
 from maestro.kube.kinds import JOB, SCHEDULE
 from maestro.runs.dispatcher import Dispatcher
-from maestro.runs.store import RunStore
 from maestro.runtime.clock import utcnow
 from maestro.runtime.workqueue import WorkQueue
 from maestro.schedule.wiring import Schedules
-from maestro.settings import Settings
 
 Object = dict[str, Any]
 
@@ -186,36 +182,8 @@ async def world(
 ) -> AsyncIterator[ScheduleWorld]:
     """A world with everything at work."""
     apiserver.apply(*rights.bound(namespace, RIGHTS))
-    rabbitmq.reset()
-    given = Settings(
-        **{
-            "namespace": namespace,
-            "watch_namespaces": (namespace,),
-            "resync_seconds": 2.0,
-            "image": "maestro:test",
-            "api_url": "http://maestro:8080",
-            **settings,
-        }
-    )
-    kube = await KubeClient.connect(apiserver.kubeconfig, rate=RATE)
-    store = await asyncio.to_thread(RunStore.open, f"sqlite:///{folder / 'maestro.db'}")
-    management = ManagementClient(rabbitmq.management_url, rabbitmq.user, rabbitmq.password)
-    kubelet = Kubelet(kube, namespace)
-    stop = asyncio.Event()
-    background = asyncio.create_task(kubelet.run(stop))
-    made = ScheduleWorld(apiserver, rabbitmq, namespace, kube, store, management, given, kubelet)
-    try:
-        if start:
-            await made.start()
+    async with world_of(ScheduleWorld, apiserver, rabbitmq, namespace, folder, start=start, **settings) as made:
         yield made
-    finally:
-        await made.stop()
-        stop.set()
-        await background
-        for client in (kube, *made._clients):
-            await client.close()
-        await management.close()
-        await store.close()
 
 
 __all__ = ["RIGHTS", "ScheduleWorld", "schedule", "world"]
